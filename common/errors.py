@@ -1,0 +1,40 @@
+"""Every error that AugFlower raises on purpose.
+
+    AugFlowerError
+    ├── SettingsError   a setting is unknown, of the wrong type or out of bounds
+    ├── DataError       a data set, folder, image or label is not what it must be
+    ├── ModelError      a model, checkpoint or architecture cannot be used
+    ├── WireError       a message does not fit its contract
+    ├── FleetError      a node, a process or a connection failed
+    └── RunError        a run cannot go on, or cannot be resumed
+
+Each message names the thing that is wrong and the way out.
+"""
+
+
+class AugFlowerError(Exception):
+    """Base of all errors raised on purpose; the command line prints it without a traceback."""
+
+
+class SettingsError(AugFlowerError):
+    """A setting is unknown, of the wrong type or out of bounds."""
+
+
+class DataError(AugFlowerError):
+    """A data set, folder, image or label is not what it must be."""
+
+
+class ModelError(AugFlowerError):
+    """A model, checkpoint or architecture cannot be used."""
+
+
+class WireError(AugFlowerError):
+    """A message does not fit its contract."""
+
+
+class FleetError(AugFlowerError):
+    """A node, a process or a connection failed."""
+
+
+class RunError(AugFlowerError):
+    """A run cannot go on, or cannot be resumed."""

@@ -1,0 +1,132 @@
+"""Models by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import ModelError
+from common.models.cnn import cnn
+from common.models.resnet import resnet
+
+Builder = Callable[[int, int, int], nn.Module]
+_WIDE = (32, 64, 128, 256)
+
+
+def _resnet(depth: int, norm: str) -> Builder:
+    return lambda classes, channels, _: resnet(classes, channels, depth, _WIDE, norm)
+
+
+MODELS: dict[str, Builder] = {
+    # Digits of 8x8 pixels.
+    "cnn-tiny": partial(cnn, widths=(16, 32), activation=nn.ELU),
+    # The published network for Fashion-MNIST: 50,186 parameters for 10 classes.
+    "cnn-small": partial(cnn, widths=(32, 64), activation=nn.ELU),
+    "cnn-wide": partial(cnn, widths=(64, 128, 256), activation=nn.ELU),
+    "resnet8x4": _resnet(8, "batch"),
+    "resnet8x4-gn": _resnet(8, "group"),
+    "resnet32x4": _resnet(32, "batch"),
+}
+
+
+def build(name: str, *, classes: int, channels: int, image_size: int, seed: int = 0) -> nn.Module:
+    """A freshly initialised model.
+
+    Parameters
+    ----------
+    name: a key of ``MODELS``, or ``torchvision:NAME`` or ``timm:NAME``.
+    image_size: height and width of the square input, pixels.
+    seed: of the initialisation; the caller's random state is left as it was.
+
+    Raises
+    ------
+    ModelError: no such model, or it cannot take such images.
+    """
+    if image_size < 1 or channels < 1 or classes < 2:
+        raise ModelError(
+            f"model {name!r}: needs images of at least 1 pixel and 1 channel and at least 2 "
+            f"classes, not image_size={image_size}, channels={channels}, classes={classes}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        library, _, rest = name.rpartition(":")
+        if library == "torchvision":
+            return _torchvision(rest, classes, channels)
+        if library == "timm":
+            return _timm(rest, classes, channels)
+        if name not in MODELS:
+            near = difflib.get_close_matches(name, MODELS, n=3) or sorted(MODELS)
+            raise ModelError(
+                f"no model is named {name!r}; near: {', '.join(near)}. Also possible: "
+                "torchvision:NAME and timm:NAME"
+            )
+        return MODELS[name](classes, channels, image_size)
+
+
+def features_and_logits(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The input of the last linear layer, shape (n, f), and the logits, shape (n, classes).
+
+    Works for every classifier that ends in a linear layer; both results carry gradients.
+    """
+    head = _last_linear(module)
+    caught: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    try:
+        logits = module(images)
+    finally:
+        hook.remove()
+    return caught[-1].flatten(1), logits
+
+
+def _last_linear(module: nn.Module) -> nn.Linear:
+    linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        raise ModelError(f"{type(module).__name__} has no linear layer to take features from")
+    return linear[-1]
+
+
+def _torchvision(name: str, classes: int, channels: int) -> nn.Module:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        raise ModelError(f"torchvision has no model {name!r}; near: {', '.join(near) or 'none'}")
+    model: nn.Module = models.get_model(name, weights=None, num_classes=classes)
+    if channels != 3:
+        _replace_stem(model, channels)
+    return model
+
+
+def _replace_stem(model: nn.Module, channels: int) -> None:
+    """Let the first convolution take ``channels`` instead of 3 colour channels."""
+    for path, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            parent, _, attribute = path.rpartition(".")
+            stem = nn.Conv2d(
+                channels,
+                layer.out_channels,
+                layer.kernel_size,  # type: ignore[arg-type]
+                layer.stride,  # type: ignore[arg-type]
+                layer.padding,  # type: ignore[arg-type]
+                bias=layer.bias is not None,
+            )
+            setattr(model.get_submodule(parent), attribute, stem)
+            return
+    raise ModelError(
+        f"{type(model).__name__} has no convolution that could take {channels} channels"
+    )
+
+
+def _timm(name: str, classes: int, channels: int) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise ModelError(f"timm has no model {name!r}; near: {', '.join(near) or 'none'}")
+    model: nn.Module = timm.create_model(name, num_classes=classes, in_chans=channels)
+    return model

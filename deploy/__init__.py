@@ -1,0 +1,1 @@
+"""Operator commands: the command line, fleets on one machine, nodes."""

@@ -1,0 +1,1 @@
+"""What never leaves the server."""

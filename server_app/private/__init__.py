@@ -1,0 +1,1 @@
+"""The private pretrained model and all that needs it."""

@@ -1,0 +1,1 @@
+"""What a run leaves behind: record, checkpoints, models and report."""

@@ -1,0 +1,1 @@
+"""Ways to reach clients other than Flower's network."""
