@@ -1,0 +1,25 @@
+"""Contract: what a node tells the server before it takes part."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Down:
+    """A request to introduce oneself."""
+
+    run: str  # name of the run, for the node's log
+    parameters: int  # size d of the model that the server will send
+
+
+@dataclass(frozen=True)
+class Up:
+    """A node introduces itself."""
+
+    role: str  # "source": trains; "target": only adapts and is evaluated
+    clients: list[int]  # numbers of the clients that this node plays; a device plays one
+    support: int  # images to adapt on, over all its clients
+    query: int  # images to judge the adaptation on
+    classes: list[str]  # class names, in the order of the labels
+    parameters: int  # size d of the model that this node has built
+    plan: str  # digest of the partition, empty for a device's own folder
+    release: str  # AugFlower's version

@@ -1,0 +1,38 @@
+"""AugFL (arXiv 2503.02154): what crosses the wire.
+
+The paper uploads theta_i and y_i. The server needs only their combination, and of that only the
+change: ``increment`` = rho_i (theta_i^t - theta^t) = y_i^t - y_i^{last}, by equations (11) and
+(12). rho itself cancels out of it, so it never leaves the server.
+"""
+
+from dataclasses import dataclass
+
+from common.tensors import Tensors
+
+
+@dataclass(frozen=True)
+class Down:
+    """One round's work."""
+
+    round: int  # t, from 1
+    model: Tensors  # theta^t, shape (d,)
+    weight: float  # w_i, the client's share of all training images
+    alpha: float  # adaptation rate
+    delta: float  # finite-difference step of equation (10)
+    difference: str  # "central" (four gradients) or "forward" (three)
+    batch_size: int  # images a gradient; 0 takes all
+    seed: int  # of the mini-batches
+    acknowledged: int  # round of this client's last reply that entered the sum; 0 for none
+
+
+@dataclass(frozen=True)
+class Up:
+    """One client's result."""
+
+    round: int  # t, as in Down
+    base: int  # round whose dual the increment starts from; 0 for a dual of zero
+    increment: Tensors  # y_i^t - y_i^{base}, shape (d,)
+    examples: int  # support and query images
+    loss: float  # mean cross-entropy on the query set after adaptation, nats
+    gradient_norm: float  # ||G_i||, the estimated meta-gradient
+    curvature: float  # ||H_i r|| / ||r|| along the meta-gradient, H_i of the support loss
