@@ -8,7 +8,7 @@ its server half and are named ``<method>.<setting>``.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,6 +25,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
+        strict=True,
         allow_inf_nan=False,
         validate_default=True,
         alias_generator=lambda name: name.replace("_", "-"),
@@ -63,6 +64,81 @@ class DataSettings(Settings):
         return self
 
 
+class EvaluationSettings(Settings):
+    """How the model is judged on clients that never train."""
+
+    every: int = Field(5, ge=0, description="Rounds between evaluations; 0 judges only the end.")
+    alpha: float = Field(0.05, gt=0, le=10, description="Adaptation rate.")
+    steps: int = Field(1, ge=0, le=1000, description="Adaptation steps on the support set.")
+    statistics: Literal["support", "query", "running"] = Field(
+        "support", description="Whose BatchNorm statistics judge an adapted model."
+    )
+
+
+class RoundSettings(Settings):
+    """Who takes part in a round, and how long it may last."""
+
+    nodes: int = Field(1, ge=1, description="Nodes that must be there before the run starts.")
+    wait: float = Field(300, gt=0, description="Longest wait for them, seconds.")
+    fraction: float = Field(1.0, gt=0, le=1, description="Share of the source nodes asked a round.")
+    deadline: float = Field(600, gt=0, description="Longest wait for replies, seconds.")
+    quorum: float = Field(
+        0.5, gt=0, le=1, description="Share of the asked nodes without which a round is void."
+    )
+
+
+class RunSettings(Settings):
+    """All public settings of a run, apart from those of its method."""
+
+    method: str = Field("augfl", description="One of the methods.")
+    rounds: int = Field(30, ge=0, le=1_000_000, description="Rounds of training.")
+    model: str = Field("cnn-tiny", description="Architecture of the clients' model.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Of initialisation, sampling and batches.")
+    run_name: str = Field(
+        "", pattern=r"^[\w.-]*$", description="Folder of the run; empty takes the time."
+    )
+    resume: bool = Field(False, description="Go on with the run of that name.")
+    keep_checkpoints: int = Field(3, ge=0, description="Checkpoints kept; 0 keeps all.")
+    data: DataSettings = DataSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    round: RoundSettings = RoundSettings()
+
+
+def read_run_config(config: Mapping[str, Any], sections: Iterable[str]) -> RunSettings:
+    """The run's settings from Flower's flat run config.
+
+    Parameters
+    ----------
+    config: dotted keys, as in ``context.run_config``.
+    sections: names of the sections that others read, such as those of the methods; left aside.
+
+    Raises
+    ------
+    SettingsError: a key is unknown, of the wrong type or out of bounds.
+    """
+    skipped = set(sections)
+    nested: dict[str, Any] = {}
+    for key, value in config.items():
+        section, dot, rest = key.partition(".")
+        if not dot:
+            nested[key] = value
+        elif section not in skipped:
+            nested.setdefault(section, {})[rest] = value
+    return parse(RunSettings, nested, "")
+
+
+def read_section(kind: type[Model], config: Mapping[str, Any], section: str) -> Model:
+    """One section of the run config, such as a method's settings.
+
+    Raises
+    ------
+    SettingsError: a key is unknown, of the wrong type or out of bounds.
+    """
+    prefix = f"{section}."
+    own = {k.removeprefix(prefix): v for k, v in config.items() if k.startswith(prefix)}
+    return parse(kind, own, prefix)
+
+
 def parse(kind: type[Model], values: Mapping[str, Any], where: str) -> Model:
     """Validate ``values`` as ``kind``; every problem is named, with the nearest known key.
 
@@ -73,9 +149,22 @@ def parse(kind: type[Model], values: Mapping[str, Any], where: str) -> Model:
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        known = [f.alias or name for name, f in kind.model_fields.items()]
+        known = list(defaults(kind))
         lines = [_problem(dict(item), known, where) for item in error.errors()]
         raise SettingsError("\n".join(lines)) from None
+
+
+def defaults(kind: type[BaseModel]) -> dict[str, Any]:
+    """Dotted public name -> default of every setting of ``kind``, sections included."""
+    result: dict[str, Any] = {}
+    for name, field in kind.model_fields.items():
+        key = field.alias or name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            inner = defaults(field.annotation)
+            result |= {f"{key}.{rest}": value for rest, value in inner.items()}
+        else:
+            result[key] = field.default
+    return result
 
 
 def _problem(item: Mapping[str, Any], known: list[str], where: str) -> str:
