@@ -127,6 +127,12 @@ def read_run_config(config: Mapping[str, Any], sections: Iterable[str]) -> RunSe
     return parse(RunSettings, nested, "")
 
 
+def other_sections(config: Mapping[str, Any]) -> set[str]:
+    """Sections of a flat run config that are not the run's own, such as those of the methods."""
+    own = {field.alias or name for name, field in RunSettings.model_fields.items()}
+    return {key.partition(".")[0] for key in config if "." in key} - own
+
+
 def read_section(kind: type[Model], config: Mapping[str, Any], section: str) -> Model:
     """One section of the run config, such as a method's settings.
 

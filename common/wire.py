@@ -31,8 +31,12 @@ DTYPES = ("float32", "float64", "float16", "int64", "int32", "uint8", "bool")
 MAX_NAMES = 100_000
 
 
-def pack(message: object) -> RecordDict:
+def pack(message: object, shared: dict[int, ArrayRecord] | None = None) -> RecordDict:
     """Turn a contract into records.
+
+    Parameters
+    ----------
+    shared: arrays already packed, by identity; lets one model go to many nodes as one object.
 
     Raises
     ------
@@ -47,7 +51,7 @@ def pack(message: object) -> RecordDict:
             continue
         _check(value, hint, f"{_title(kind)}.{name}")
         if hint is Tensors:
-            _pack_tensors(record, name, value)
+            _pack_tensors(record, name, value, shared)
         else:
             plain[name] = value
     record[PLAIN] = ConfigRecord(plain)
@@ -134,12 +138,15 @@ def _check(value: Any, hint: Any, where: str) -> None:
         raise WireError(f"{where}: is {value}, must be finite")
 
 
-def _pack_tensors(record: RecordDict, name: str, tensors: Tensors) -> None:
-    arrays = {}
-    for dtype, vector in tensors.vectors.items():
-        data = np.ascontiguousarray(vector).astype(vector.dtype.newbyteorder("<"), copy=False)
-        arrays[dtype] = Array(dtype, (vector.size,), STORAGE, data.tobytes())
-    record[name] = ArrayRecord(arrays)
+def _pack_tensors(
+    record: RecordDict, name: str, tensors: Tensors, shared: dict[int, ArrayRecord] | None
+) -> None:
+    arrays = shared.get(id(tensors)) if shared is not None else None
+    if arrays is None:
+        arrays = ArrayRecord({d: _array(d, v) for d, v in tensors.vectors.items()})
+        if shared is not None:
+            shared[id(tensors)] = arrays
+    record[name] = arrays
     record[_specs(name)] = ConfigRecord(
         {
             "names": [spec[0] for spec in tensors.specs],
@@ -147,6 +154,11 @@ def _pack_tensors(record: RecordDict, name: str, tensors: Tensors) -> None:
             "dtypes": [spec[2] for spec in tensors.specs],
         }
     )
+
+
+def _array(dtype: str, vector: np.ndarray[Any, np.dtype[Any]]) -> Array:
+    data = np.ascontiguousarray(vector).astype(vector.dtype.newbyteorder("<"), copy=False)
+    return Array(dtype, (vector.size,), STORAGE, data.tobytes())
 
 
 def _unpack_tensors(record: RecordDict, name: str, where: str) -> Tensors:

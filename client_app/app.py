@@ -1,0 +1,78 @@
+"""The device's shell: Flower message -> Down -> method -> Up -> message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+import client_app.methods
+import common.methods
+from client_app.adapt import evaluate
+from client_app.device import Device, open_device
+from common import enrolment, evaluation, registry
+from common.config import other_sections, read_run_config
+from common.errors import WireError
+from common.wire import pack, unpack
+
+app = ClientApp()
+
+Handler = Callable[[Any, Device], object]
+
+
+def _answer(message: Message, context: Context, contract: Any, handler: Handler) -> Message:
+    settings = read_run_config(context.run_config, other_sections(context.run_config))
+    down = unpack(contract.Down, message.content)
+    device = open_device(context, settings)
+    return Message(pack(handler(down, device)), reply_to=message)
+
+
+def _enrol(down: enrolment.Down, device: Device) -> enrolment.Up:
+    size = len(device.model.vector)
+    if size != down.parameters:
+        raise WireError(
+            f"the server's model has {down.parameters} parameters, this node's {size}: "
+            "their class names or releases differ"
+        )
+    return enrolment.Up(
+        role=device.role,
+        clients=[data.client for data in device.clients],
+        support=sum(len(data.support_labels) for data in device.clients),
+        query=sum(len(data.query_labels) for data in device.clients),
+        classes=list(device.classes),
+        parameters=size,
+        plan=device.plan_digest,
+        release=_release(),
+    )
+
+
+def _release() -> str:
+    try:
+        return version("augflower")
+    except PackageNotFoundError:
+        return ""
+
+
+def _register(method: str) -> None:
+    @app.train(method)
+    def _(message: Message, context: Context) -> Message:
+        contract = registry.load(common.methods, method)
+        half = registry.load(client_app.methods, method)
+        return _answer(message, context, contract, half.train)
+
+
+for _method in registry.names(client_app.methods):
+    _register(_method)
+
+
+@app.evaluate()
+def _evaluate(message: Message, context: Context) -> Message:
+    return _answer(message, context, evaluation, evaluate)
+
+
+@app.query("enrol")
+def _query(message: Message, context: Context) -> Message:
+    return _answer(message, context, enrolment, _enrol)

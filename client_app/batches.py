@@ -1,0 +1,27 @@
+"""Full batches and mini-batches of a client's images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Generator, Tensor
+
+Batch = tuple[Tensor, Tensor]
+
+
+def sample(images: Tensor, labels: Tensor, size: int, generator: Generator) -> Batch:
+    """``size`` images drawn without replacement; all of them if 0 or if there are no more."""
+    if not 0 < size < len(labels):
+        return images, labels
+    chosen = torch.randperm(len(labels), generator=generator)[:size]
+    return images[chosen], labels[chosen]
+
+
+def epoch(images: Tensor, labels: Tensor, size: int, generator: Generator) -> Iterator[Batch]:
+    """One pass in random order; one full batch, in order, if ``size`` is 0 or covers all."""
+    if not 0 < size < len(labels):
+        yield images, labels
+        return
+    for chosen in torch.randperm(len(labels), generator=generator).split(size):
+        yield images[chosen], labels[chosen]

@@ -1,0 +1,153 @@
+"""What a device has: its data, its memory between rounds, its model and its limits."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from flwr.app import Context
+from torch import Tensor, nn
+
+from client_app.memory import Memory
+from client_app.settings import NodeSettings, played_clients, read_node_config
+from common.config import DataSettings, RunSettings
+from common.data.client import ClientData, client_data
+from common.data.folder import load_folder_split
+from common.data.load import load
+from common.data.plan import plan
+from common.errors import DataError
+from common.models import FlatModel, build
+
+Batch = tuple[Tensor, Tensor]
+"""Images, shape (n, c, h, w), and labels, shape (n,)."""
+
+
+class Device:
+    """One node during one run.
+
+    Attributes
+    ----------
+    role: "source" trains, "target" only adapts.
+    clients: the data of each client that it plays; a source plays one.
+    model: the network in flat form; its parameters are scratch space between calls.
+    memory: what survives from round to round.
+    """
+
+    def __init__(
+        self,
+        role: Literal["source", "target"],
+        clients: list[ClientData],
+        classes: tuple[str, ...],
+        plan_digest: str,
+        model: FlatModel,
+        memory: Memory,
+    ) -> None:
+        self.role = role
+        self.clients = clients
+        self.classes = classes
+        self.plan_digest = plan_digest
+        self.model = model
+        self.memory = memory
+
+    @property
+    def client(self) -> ClientData:
+        """The data of the one client that a source plays.
+
+        Raises
+        ------
+        DataError: the node plays targets, which never train.
+        """
+        if self.role != "source":
+            numbers = [client.client for client in self.clients]
+            raise DataError(f"this node plays the target clients {numbers}, which never train")
+        return self.clients[0]
+
+    def gradient(self, vector: Tensor, batch: Batch) -> tuple[Tensor, float]:
+        """Gradient of the mean cross-entropy at a flat parameter vector, and its value in nats.
+
+        The gradient, shape (d,), is valid until the next call.
+        """
+        images, labels = batch
+        self.model.load(vector)
+        return self.model.gradient(lambda: F.cross_entropy(self.model.module(images), labels))
+
+
+def open_device(context: Context, settings: RunSettings) -> Device:
+    """The device of this node; kept for the next message where the process lives on.
+
+    Raises
+    ------
+    SettingsError: the node's configuration does not fit the run.
+    DataError: the data cannot be read.
+    """
+    node = read_node_config(context.node_config)
+    if node.threads:
+        torch.set_num_threads(node.threads)
+    key = (context.run_id, context.node_id, settings, node)
+    device = _DEVICES.get(key)
+    if device is None:
+        device = _build(context, settings, node)
+        _DEVICES[key] = device
+        while len(_DEVICES) > _KEPT:
+            _DEVICES.popitem(last=False)
+    device.memory = Memory(context, _state_folder(context, settings, node))
+    return device
+
+
+_KEPT = 1024
+_DEVICES: OrderedDict[tuple[int, int, RunSettings, NodeSettings], Device] = OrderedDict()
+
+
+def _build(context: Context, settings: RunSettings, node: NodeSettings) -> Device:
+    data = settings.data
+    role: Literal["source", "target"]
+    if data.name == "folder":
+        if node.folder is None:
+            raise DataError(
+                "this run trains on each device's own images: give --node-config "
+                "'data-folder=\"/path\"', a folder with one subfolder for each class"
+            )
+        clients, classes, digest = _own_images(context, node.folder, data)
+        role = node.role
+    else:
+        images = load(data.name, node.folder, image_size=data.image_size, channels=data.channels)
+        shared = plan(images.labels, data)
+        numbers = played_clients(node, data)
+        clients = [client_data(images, shared.clients[n], n) for n in numbers]
+        classes, digest = images.classes, shared.digest()
+        role = "source" if numbers[0] < data.sources else "target"
+    model = _model(settings.model, len(classes), data, settings.seed)
+    memory = Memory(context, _state_folder(context, settings, node))
+    return Device(role, clients, classes, digest, model, memory)
+
+
+def _own_images(
+    context: Context, folder: Path, data: DataSettings
+) -> tuple[list[ClientData], tuple[str, ...], str]:
+    own = load_folder_split(folder, data, client=context.node_id)
+    return [own.data], own.classes, ""
+
+
+_MODELS: dict[tuple[str, int, DataSettings, int], FlatModel] = {}
+
+
+def _model(name: str, classes: int, data: DataSettings, seed: int) -> FlatModel:
+    # Devices in one process share the scratch space: every use loads a vector first.
+    key = (name, classes, data, seed)
+    if key not in _MODELS:
+        _MODELS.clear()
+        module: nn.Module = build(
+            name, classes=classes, channels=data.channels, image_size=data.image_size, seed=seed
+        )
+        _MODELS[key] = FlatModel(module)
+    return _MODELS[key]
+
+
+def _state_folder(context: Context, settings: RunSettings, node: NodeSettings) -> Path | None:
+    if not node.state_folder:
+        return None
+    run = settings.run_name or f"run-{context.run_id}"
+    return Path(node.state_folder).expanduser() / run

@@ -1,0 +1,29 @@
+"""FedProx, the device's half (Li et al., 2020): SGD on L(theta) + mu/2 ||theta - theta^t||^2."""
+
+import torch
+from torch import Tensor
+
+from client_app.batches import Batch
+from client_app.device import Device
+from client_app.sgd import local_sgd
+from common.methods.fedprox import Down, Up
+
+
+def train(down: Down, device: Device) -> Up:
+    """``epochs`` of SGD from the global model, held near it."""
+    images, labels = device.client.everything
+    theta = torch.tensor(down.model.vector)
+    device.model.load_buffers(down.buffers)
+    device.model.module.train()
+
+    def gradient(vector: Tensor, batch: Batch) -> tuple[Tensor, float]:
+        slope, loss = device.gradient(vector, batch)
+        return slope.add_(vector - theta, alpha=down.mu), loss
+
+    vector, loss = local_sgd(
+        theta, (images, labels), gradient,
+        lr=down.lr, momentum=down.momentum, epochs=down.epochs,
+        batch_size=down.batch_size, seed=down.seed,
+    )  # fmt: skip
+    change = down.model.with_vector(vector.sub_(theta).numpy())
+    return Up(down.round, change, device.model.buffers, len(labels), loss)

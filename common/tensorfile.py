@@ -1,0 +1,50 @@
+"""Tensors on disk as safetensors: no pickle, readable by other tools, order and notes kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from common.errors import ModelError
+from common.tensors import Tensors
+
+
+def dump(groups: Mapping[str, Tensors], notes: Mapping[str, Any]) -> bytes:
+    """Serialise groups of named tensors with JSON-able notes."""
+    arrays = {
+        f"{group}/{name}": np.ascontiguousarray(array)
+        for group, tensors in groups.items()
+        for name, array in tensors.unpack().items()
+    }
+    order = {group: [spec[0] for spec in tensors.specs] for group, tensors in groups.items()}
+    return save(arrays, {"order": json.dumps(order), "notes": json.dumps(notes)})
+
+
+def parse(content: bytes, where: str) -> tuple[dict[str, Tensors], dict[str, Any]]:
+    """Read what ``dump`` wrote.
+
+    Parameters
+    ----------
+    where: name of the file, for the error.
+
+    Raises
+    ------
+    ModelError: the content is torn or was not written by ``dump``.
+    """
+    try:
+        # safetensors' reader hands out the tensors only; the notes are in the header.
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        order = json.loads(header["__metadata__"]["order"])
+        notes = json.loads(header["__metadata__"]["notes"])
+        arrays = load(content)
+        groups = {g: Tensors.pack({n: arrays[f"{g}/{n}"] for n in o}) for g, o in order.items()}
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{where} is damaged or is not a file of AugFlower ({type(error).__name__}: {error})"
+        ) from error
+    return groups, notes

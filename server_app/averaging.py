@@ -1,0 +1,76 @@
+"""The server half that many methods share: a weighted average of changes, added to the model."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from common.tensors import Tensors
+from server_app.method import Setup, State
+
+
+class Averaging:
+    """theta <- theta + rate * sum_i n_i (theta_i - theta) / sum_i n_i, one reply at a time.
+
+    Memory does not grow with the number of clients. BatchNorm's running statistics, where they
+    come with the replies, are averaged the same way; integer buffers take the largest value,
+    because an average of counters is no counter.
+    """
+
+    def __init__(self, setup: Setup, rate: float = 1.0) -> None:
+        self.model = setup.model
+        self.buffers = setup.buffers
+        self._rate = rate
+        self.discard()
+
+    def enrol(self, node: int, examples: int) -> None:
+        """Weights come with the replies; nothing to do."""
+
+    def add(
+        self, change: Tensors, examples: int, loss: float, buffers: Tensors | None = None
+    ) -> None:
+        """Take in one client's change, with its number of examples as weight."""
+        self._sum.add_(torch.from_numpy(change.vector), alpha=examples)
+        self._examples += examples
+        self._loss += loss * examples
+        for name, array in (buffers.unpack() if buffers else {}).items():
+            if array.dtype.kind == "f":
+                so_far = self._buffers.setdefault(name, np.zeros(array.shape, np.float64))
+                so_far += array * float(examples)
+            else:
+                self._buffers[name] = np.maximum(self._buffers.get(name, array), array)
+
+    def step(self, round: int) -> dict[str, float]:
+        """Add the weighted average of the changes to the model."""
+        change = self._sum.mul_(self._rate / self._examples)
+        self.model = self.model.with_vector(self.model.vector + change.numpy())
+        if self._buffers:
+            old = self.buffers.unpack()
+            self.buffers = Tensors.pack(
+                {
+                    name: (
+                        self._buffers[name] / self._examples
+                        if array.dtype.kind == "f"
+                        else self._buffers[name]
+                    ).astype(array.dtype)
+                    for name, array in old.items()
+                }
+            )
+        metrics = {"loss": self._loss / self._examples, "step_norm": float(change.norm())}
+        self.discard()
+        return metrics
+
+    def discard(self) -> None:
+        """Forget the replies of this round."""
+        self._sum = torch.zeros(len(self.model))
+        self._buffers: dict[str, np.ndarray] = {}
+        self._examples = 0
+        self._loss = 0.0
+
+    def state(self) -> State:
+        """Model and buffers."""
+        return {"model": self.model, "buffers": self.buffers}, {}
+
+    def load_state(self, state: State) -> None:
+        """Take up model and buffers."""
+        self.model, self.buffers = state[0]["model"], state[0]["buffers"]

@@ -1,0 +1,182 @@
+"""AugFL, the server's half (arXiv 2503.02154, equation (13)).
+
+    theta^{t+1} = [ sum_i (y_i + rho_i theta_i) - lambda grad R_h(theta^t, theta_p) ] / sum_i rho_i
+
+R_h is linearised at the old theta^t; for R_h = ||theta - theta_c||^2 the minimiser is exact
+(ADMM-FedMeta, arXiv 2012.08677). With Delta_i = rho_i (theta_i - theta^t), which is what comes up,
+and Y = sum_i y_i, the sum over clients is sum_i rho_i theta^t + Y + sum_i Delta_i: the server keeps
+one vector Y, however many clients there are.
+
+Clients that are absent in a round keep their last dual, as in ADMM, and theta_i = theta^t, so that
+Delta_i = 0. A client enters the sums with its first reply. A reply that is lost leaves no trace:
+the server tells each client which of its replies entered Y, and the next increment starts there.
+If a client no longer has that dual, Y cannot be mended, and all duals start again from zero.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+
+from common.methods.augfl import Down, Up
+from common.tensors import Tensors
+from server_app.method import MethodSettings, Setup, State
+from server_app.penalty import Penalty
+from server_app.seeds import seed_for
+
+
+class Settings(MethodSettings):
+    """AugFL; the defaults are the published ones for CIFAR-100."""
+
+    alpha: float = Field(0.05, gt=0, le=10, description="Adaptation rate of equation (7).")
+    rho: float = Field(0.7, gt=0, le=1e6, description="Penalty rho_i, the same for all clients.")
+    lambda_: float = Field(
+        5.0, ge=0, le=1e6, alias="lambda", description="Weight of R_h; 0 is ADMM without prior."
+    )
+    adaptive_rho: bool = Field(True, description="Raise rho where the curvature demands it.")
+    update: Literal["linearised", "exact"] = Field(
+        "linearised", description="Server step; exact is for the squared distance alone."
+    )
+    difference: Literal["central", "forward"] = Field(
+        "central", description="Of equation (10): forward saves a gradient and is biased."
+    )
+    delta_slope: float = Field(10.0, ge=0, description="a of delta_t = 1 / (a t + b).")
+    delta_offset: float = Field(100.0, gt=0, description="b of delta_t = 1 / (a t + b).")
+    batch_size: int = Field(0, ge=0, description="Images a gradient; 0 takes all, as published.")
+
+    @property
+    def uses_knowledge(self) -> bool:
+        """R_h vanishes with lambda."""
+        return self.lambda_ > 0
+
+    @model_validator(mode="after")
+    def _exact_needs_lambda(self) -> Self:
+        if self.update == "exact" and not self.lambda_:
+            raise ValueError("update='exact' needs lambda above 0")
+        return self
+
+
+class Server:
+    """Inexact consensus ADMM with a knowledge-transfer regularizer."""
+
+    def __init__(self, settings: Settings, setup: Setup) -> None:
+        self.model = setup.model
+        self.buffers = setup.buffers
+        self._settings = settings
+        self._seed = setup.seed
+        self._knowledge = setup.knowledge if settings.uses_knowledge else None
+        self._penalty = Penalty(settings.adaptive_rho)
+        self._examples: dict[int, int] = {}
+        self._acknowledged: dict[int, int] = {}
+        self._duals = np.zeros(len(setup.model), np.float64)  # Y
+        self.discard()
+
+    def enrol(self, node: int, examples: int) -> None:
+        """Note a source; weights are shares of all enrolled examples."""
+        self._examples[node] = examples
+
+    def broadcast(self, round: int, node: int) -> Down:
+        """The global model and what the node needs for equations (7) and (10)-(12)."""
+        s = self._settings
+        return Down(
+            round=round,
+            model=self.model,
+            weight=self._weight(node),
+            alpha=s.alpha,
+            delta=1 / (s.delta_slope * round + s.delta_offset),
+            difference=s.difference,
+            batch_size=s.batch_size,
+            seed=seed_for(self._seed, round, node),
+            acknowledged=self._acknowledged.get(node, 0),
+        )
+
+    def absorb(self, node: int, up: Up) -> None:
+        """Add one increment to the round's sum."""
+        if up.base != self._acknowledged.get(node, 0):
+            self._lost.append(node)
+            return
+        increment = torch.from_numpy(up.increment.vector)
+        weight = self._weight(node)
+        self._sum.add_(increment)
+        self._squares += float(torch.dot(increment, increment))
+        self._replies[node] = up.round
+        self._weights += weight
+        self._loss += weight * up.loss
+        self._curvature += weight * up.curvature
+
+    def step(self, round: int) -> dict[str, float]:
+        """Equation (13)."""
+        metrics: dict[str, float] = {}
+        if self._replies:
+            metrics = self._update()
+        if self._lost:
+            # Their old duals are part of Y and nobody knows them any more.
+            self._acknowledged.clear()
+            self._duals[:] = 0
+            metrics["restarted_duals"] = len(self._lost)
+        self.discard()
+        return metrics
+
+    def discard(self) -> None:
+        """Forget the replies of this round; their senders are not acknowledged."""
+        self._sum = torch.zeros(len(self.model))
+        self._squares = self._weights = self._loss = self._curvature = 0.0
+        self._replies: dict[int, int] = {}
+        self._lost: list[int] = []
+
+    def _update(self) -> dict[str, float]:
+        s = self._settings
+        self._acknowledged |= self._replies
+        self._duals += self._sum.numpy()
+        known = [node for node in self._acknowledged if node in self._examples]
+        share = sum(map(self._weight, known))
+        # While some clients have never replied, R_h must not outweigh those that have.
+        lambda_ = s.lambda_ * share
+        theta = torch.tensor(self.model.vector)
+        drift = torch.from_numpy(self._duals).float().add_(self._sum)
+        slope, terms, bend = torch.zeros(()), dict[str, float](), 0.0
+        if self._knowledge is not None:
+            slope, terms = self._knowledge.gradient(theta)
+            if s.adaptive_rho:
+                bend = self._knowledge.curvature(theta, slope)
+        curvature = self._curvature / self._weights * share
+        penalty = self._penalty.total(s.rho * len(known), curvature, lambda_ * bend)
+        exact = 2 * lambda_ if s.update == "exact" else 0.0
+        # Exact: [2 lambda theta_c + sum] / (2 lambda + P), as a step from theta.
+        move = drift.sub_(slope, alpha=lambda_).div_(penalty + exact)
+        self.model = self.model.with_vector(theta.add_(move).numpy())
+        return {
+            "loss": self._loss / self._weights,
+            "rho": penalty / len(known),
+            "curvature": curvature,
+            "primal_residual": self._squares**0.5 * len(known) / penalty,
+            "dual_residual": penalty * float(move.norm()),
+            "step_norm": float(move.norm()),
+            **({"transfer_curvature": bend} if bend else {}),
+            **({"transfer_gradient": float(slope.norm())} if terms else {}),
+            **{f"transfer_{name}": value for name, value in terms.items()},
+        }
+
+    def _weight(self, node: int) -> float:
+        return self._examples[node] / sum(self._examples.values())
+
+    def state(self) -> State:
+        """Model, buffers, sum of the duals and who is part of it."""
+        groups = {
+            "model": self.model,
+            "buffers": self.buffers,
+            "duals": Tensors.pack({"sum": self._duals}),
+        }
+        acknowledged = {str(node): round for node, round in self._acknowledged.items()}
+        return groups, {"acknowledged": acknowledged, "penalty": self._penalty.needed}
+
+    def load_state(self, state: State) -> None:
+        """Take up what ``state`` gave."""
+        groups, notes = state
+        self.model, self.buffers = groups["model"], groups["buffers"]
+        self._duals = np.array(groups["duals"].unpack()["sum"], np.float64)
+        self._acknowledged = {int(node): round for node, round in notes["acknowledged"].items()}
+        self._penalty.needed = notes["penalty"]

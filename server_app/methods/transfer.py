@@ -1,0 +1,57 @@
+"""Knowledge transfer only: theta <- theta - rate * grad R_h(theta, theta_p), no client trains.
+
+The published ablation "Only KT". Nothing crosses the wire in training, so there is no contract
+and no device half.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+
+from server_app.method import MethodSettings, Setup, State
+
+
+class Settings(MethodSettings):
+    """Gradient descent on R_h."""
+
+    rate: float = Field(0.1, gt=0, le=10, description="Step along the gradient of R_h.")
+
+    @property
+    def uses_knowledge(self) -> bool:
+        """Always."""
+        return True
+
+
+class Server:
+    """Gradient descent on R_h alone."""
+
+    def __init__(self, settings: Settings, setup: Setup) -> None:
+        assert setup.knowledge is not None
+        self.model = setup.model
+        self.buffers = setup.buffers
+        self._rate = settings.rate
+        self._knowledge = setup.knowledge
+
+    def enrol(self, node: int, examples: int) -> None:
+        """Sources do not take part."""
+
+    def step(self, round: int) -> dict[str, float]:
+        """One step on R_h."""
+        theta = torch.tensor(self.model.vector)
+        slope, terms = self._knowledge.gradient(theta)
+        self.model = self.model.with_vector(theta.sub_(slope, alpha=self._rate).numpy())
+        return {f"transfer_{name}": value for name, value in terms.items()} | {
+            "step_norm": self._rate * float(slope.norm())
+        }
+
+    def discard(self) -> None:
+        """There are no replies."""
+
+    def state(self) -> State:
+        """Model and buffers."""
+        return {"model": self.model, "buffers": self.buffers}, {}
+
+    def load_state(self, state: State) -> None:
+        """Take up model and buffers."""
+        self.model, self.buffers = state[0]["model"], state[0]["buffers"]
