@@ -1,0 +1,178 @@
+"""Find a data set by name: the user's folder, then the system's, then a download.
+
+One data set is never given for another, and the place that it was found in is always said.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.data import digits, idx, image_folder, tiny_imagenet
+from common.data.catalogue import KNOWN, Known, known, moments, slug
+from common.data.images import LabelledImages, Raw
+from common.errors import DataError
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "AUGFLOWER_DATA"
+SYSTEM = (Path("/usr/local/share/datasets"), Path("/usr/share/datasets"))
+DEBIAN = {"fashion-mnist": "dataset-fashion-mnist"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder to search, and how a message names it."""
+
+    folder: Path
+    words: str
+
+
+def load(
+    name: str,
+    folder: Path | None = None,
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+) -> LabelledImages:
+    """Load a data set, its train and test images joined into one pool.
+
+    Parameters
+    ----------
+    name: a key of ``KNOWN``; ``folder`` is any folder with one subfolder of images a class.
+    folder: where to look first; without it, the environment's ``AUGFLOWER_DATA``.
+    image_size: height and width of the images given out, pixels; their own without it.
+    channels: 1 or 3; the data set's own without it.
+
+    Raises
+    ------
+    DataError: no such data set, it is nowhere to be found, or its files are damaged.
+    """
+    facts = known(name)
+    if channels not in (None, 1, 3):
+        raise DataError(f"images have 1 (grey) or 3 (colour) channels, not {channels}")
+    size = image_size or facts.image_size
+    if size is None:
+        raise DataError("the images of a folder have no size in common: give image-size")
+    raw, found = _find(name, facts, _first(folder), size, channels or len(facts.mean))
+    log.info("%s: %d images, %s", facts.title, len(raw.labels), found)
+    mean, std = moments(name, channels or len(facts.mean))
+    labels = np.ascontiguousarray(raw.labels, np.int64)
+    labels.setflags(write=False)
+    return LabelledImages(
+        name, raw.classes, labels, len(mean), size, mean, std, found, raw.read
+    )
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: ``augflower/data`` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "augflower" / "data"
+
+
+def _first(folder: Path | None) -> Place | None:
+    """The user's own folder; named, so it must be there."""
+    words = "the folder given"
+    if folder is None and os.environ.get(VARIABLE):
+        folder, words = Path(os.environ[VARIABLE]), VARIABLE
+    if folder is None:
+        return None
+    if not folder.is_dir():
+        raise DataError(f"{folder} ({words}) is not a folder: create it, or name another")
+    return Place(folder, words)
+
+
+def _find(
+    name: str, facts: Known, first: Place | None, size: int, channels: int
+) -> tuple[Raw, str]:
+    if name == "digits":
+        return digits.read(facts.classes), "embedded in scikit-learn"
+    if name == "folder":
+        if first is None:
+            raise DataError(f"data set 'folder' needs a folder: give one, or set {VARIABLE}")
+        return image_folder.read(first.folder, size, channels), f"in {first.folder}"
+    home = Place(cache_folder(), "downloaded earlier")
+    places = [first] if first else []
+    places += [Place(base, "the system's") for base in SYSTEM] + [home]
+    for place in places:
+        raw = _open(name, facts, place.folder)
+        if raw is not None:
+            return raw, f"found in {raw.place} ({place.words})"
+        if place is first:
+            log.warning("%s (%s) does not hold %s; looking further", *_names(place), facts.title)
+    failure = _download(facts, home.folder / name)
+    raw = None if failure else _open(name, facts, home.folder)
+    if raw is None:
+        raise DataError(_nowhere(name, facts, places, failure))
+    return raw, f"downloaded to {raw.place}"
+
+
+def _names(place: Place) -> tuple[str, str]:
+    return str(place.folder), place.words
+
+
+def _open(name: str, facts: Known, base: Path) -> Raw | None:
+    """The data set in ``base`` or in a subfolder that bears its name, if it is there."""
+    for folder in _candidates(name, facts, base):
+        raw: Raw | None
+        if name in ("cifar10", "cifar100"):
+            from common.data import cifar
+
+            raw = cifar.read(folder, name)
+        elif name == "tiny-imagenet":
+            raw = tiny_imagenet.read(folder)
+        elif name == "emnist-letters":
+            raw = idx.read(folder, facts.classes, prefix="emnist-letters-", test="test")
+        else:
+            raw = idx.read(folder, facts.classes)
+        if raw is not None:
+            return raw
+    return None
+
+
+def _candidates(name: str, facts: Known, base: Path) -> Iterator[Path]:
+    """Folders that may hold the files.
+
+    Fashion-MNIST's files are named like MNIST's, so ``base`` itself counts only if its own name
+    says which of them it holds.
+    """
+    names = [name, *([facts.download] if facts.download else [])]
+    if slug(base.name) in map(slug, names):
+        yield base
+    for folder in (base / part for part in names):
+        yield folder
+    if facts.download:
+        yield base / facts.download / "raw"
+        yield base / name / facts.download / "raw"
+    if name in ("cifar10", "cifar100", "tiny-imagenet"):
+        yield base  # their files are named after them
+
+
+def _download(facts: Known, folder: Path) -> str | None:
+    """Fetch a data set through torchvision into ``folder``; returns why it failed."""
+    if facts.download is None:
+        return "there is no automatic download for it"
+    from common.data import download
+
+    return download.fetch(facts.download, folder)
+
+
+def _nowhere(name: str, facts: Known, places: list[Place], failure: str | None) -> str:
+    searched = "; ".join(f"{place.folder} ({place.words})" for place in places)
+    target = places[0].folder if len(places) > len(SYSTEM) + 1 else cache_folder()
+    lines = [
+        f"{facts.title} was not found. Searched: {searched}; "
+        f"download: {failure or 'incomplete'}.",
+        f"Bring {facts.bring} into {target / name}",
+    ]
+    if name in DEBIAN:
+        lines[-1] += f", or on Debian: apt install {DEBIAN[name]}"
+    return "\n".join(lines)
+
+
+__all__ = ["KNOWN", "cache_folder", "load"]
