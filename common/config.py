@@ -39,20 +39,20 @@ class DataSettings(Settings):
     name: str = Field("digits", description="Data set, or 'folder' for each device's own images.")
     partition: Partition = Field("random-pairs", description="How images are dealt to clients.")
     sources: int = Field(6, ge=1, le=100_000, description="Clients that train.")
-    targets: int = Field(40, ge=0, le=100_000, description="Clients that never train.")
+    targets: int = Field(18, ge=0, le=100_000, description="Clients that never train.")
     classes_per_client: int = Field(
         2, ge=1, description="Pathological partition: classes a client."
     )
     dirichlet_alpha: float = Field(0.5, gt=0, description="Dirichlet partition: concentration.")
-    samples_min: int = Field(10, ge=1, description="Fewest images a class a client.")
-    samples_max: int = Field(20, ge=1, description="Most images a class a client.")
+    samples_min: int = Field(10, ge=2, description="Fewest images a class a client.")
+    samples_max: int = Field(20, ge=2, description="Most images a class a client.")
     support_fraction: float = Field(
         0.2, gt=0, lt=1, description="Share of a client's images to adapt on."
     )
-    server_images: int = Field(400, ge=0, description="Size of the server's own set D_s.")
-    pretrain_images: int = Field(600, ge=0, description="Images the private model may train on.")
+    server_images: int = Field(300, ge=0, description="Size of the server's own set D_s.")
+    pretrain_images: int = Field(500, ge=0, description="Images the private model may train on.")
     image_size: int = Field(8, ge=4, le=1024, description="Height and width, pixels.")
-    channels: int = Field(1, ge=1, le=4, description="Colour channels.")
+    channels: Literal[1, 3] = Field(1, description="1: grey, 3: red, green, blue.")
     seed: int = Field(0, ge=0, lt=2**32, description="Of the partition; apart from the run's seed.")
 
     @model_validator(mode="after")
