@@ -65,6 +65,15 @@ class Device:
             raise DataError(f"this node plays the target clients {numbers}, which never train")
         return self.clients[0]
 
+    @property
+    def images(self) -> Batch:
+        """All images of a source, support and query: what methods without adaptation train on."""
+        data = self.client
+        return (
+            torch.cat([data.support_images, data.query_images]),
+            torch.cat([data.support_labels, data.query_labels]),
+        )
+
     def gradient(self, vector: Tensor, batch: Batch) -> tuple[Tensor, float]:
         """Gradient of the mean cross-entropy at a flat parameter vector, and its value in nats.
 
@@ -110,8 +119,9 @@ def _build(context: Context, settings: RunSettings, node: NodeSettings) -> Devic
                 "this run trains on each device's own images: give --node-config "
                 "'data-folder=\"/path\"', a folder with one subfolder for each class"
             )
-        clients, classes, digest = _own_images(context, node.folder, data)
-        role = node.role
+        classes, digest, role = data.classes, "", node.role
+        own, split = load_folder_split(node.folder, classes, data)
+        clients = [client_data(own, split)]
     else:
         images = load(data.name, node.folder, image_size=data.image_size, channels=data.channels)
         shared = plan(images.labels, data)
@@ -122,13 +132,6 @@ def _build(context: Context, settings: RunSettings, node: NodeSettings) -> Devic
     model = _model(settings.model, len(classes), data, settings.seed)
     memory = Memory(context, _state_folder(context, settings, node))
     return Device(role, clients, classes, digest, model, memory)
-
-
-def _own_images(
-    context: Context, folder: Path, data: DataSettings
-) -> tuple[list[ClientData], tuple[str, ...], str]:
-    own = load_folder_split(folder, data, client=context.node_id)
-    return [own.data], own.classes, ""
 
 
 _MODELS: dict[tuple[str, int, DataSettings, int], FlatModel] = {}

@@ -37,6 +37,7 @@ class DataSettings(Settings):
     """Which images, and who holds which."""
 
     name: str = Field("digits", description="Data set, or 'folder' for each device's own images.")
+    class_names: str = Field("", description="Classes of devices' own images, separated by commas.")
     partition: Partition = Field("random-pairs", description="How images are dealt to clients.")
     sources: int = Field(6, ge=1, le=100_000, description="Clients that train.")
     targets: int = Field(18, ge=0, le=100_000, description="Clients that never train.")
@@ -54,6 +55,11 @@ class DataSettings(Settings):
     image_size: int = Field(8, ge=4, le=1024, description="Height and width, pixels.")
     channels: Literal[1, 3] = Field(1, description="1: grey, 3: red, green, blue.")
     seed: int = Field(0, ge=0, lt=2**32, description="Of the partition; apart from the run's seed.")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names in ``class_names``."""
+        return tuple(name.strip() for name in self.class_names.split(",") if name.strip())
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from statistics import median
 from typing import Any
@@ -91,6 +92,16 @@ class Gate:
         for name, norms in self._round_norms.items():
             self._norms.setdefault(name, deque(maxlen=500)).extend(norms)
         self._round_norms.clear()
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on."""
+        nodes = {str(n): [r.offences, r.until] for n, r in self._nodes.items()}
+        return {"nodes": nodes, "norms": {name: list(seen) for name, seen in self._norms.items()}}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state`` gave."""
+        self._nodes = {int(node): _Record(*record) for node, record in state["nodes"].items()}
+        self._norms = {name: deque(seen, maxlen=500) for name, seen in state["norms"].items()}
 
     def _check(self, node: int, message: Message, contract: Any, expected: dict[str, Any]) -> Any:
         if message.metadata.src_node_id != node:

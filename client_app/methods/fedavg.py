@@ -9,7 +9,7 @@ from common.methods.fedavg import Down, Up
 
 def train(down: Down, device: Device) -> Up:
     """``epochs`` of SGD from the global model."""
-    images, labels = device.client.everything
+    images, labels = device.images
     theta = torch.tensor(down.model.vector)
     device.model.load_buffers(down.buffers)
     device.model.module.train()

@@ -11,7 +11,7 @@ from common.methods.fedprox import Down, Up
 
 def train(down: Down, device: Device) -> Up:
     """``epochs`` of SGD from the global model, held near it."""
-    images, labels = device.client.everything
+    images, labels = device.images
     theta = torch.tensor(down.model.vector)
     device.model.load_buffers(down.buffers)
     device.model.module.train()

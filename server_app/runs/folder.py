@@ -1,0 +1,173 @@
+"""The folder of a run: settings and versions, one record line a round, checkpoints, models."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import re
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from common.errors import RunError
+from common.files import read_json, write_atomic, write_json
+from common.tensorfile import dump, parse
+from common.tensors import Tensors
+from server_app.runs.nested import flatten, unflatten
+
+META = "run.json"
+RECORD = "metrics.jsonl"
+_CHECKPOINT = re.compile(r"round-(\d{6})\.safetensors")
+
+
+class RunFolder:
+    """Everything that a run leaves behind.
+
+    Attributes
+    ----------
+    path: the folder.
+    meta: what ``run.json`` holds.
+    """
+
+    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+        self.path = path
+        self.meta = meta
+
+    @classmethod
+    def create(cls, root: Path, name: str, meta: Mapping[str, Any]) -> RunFolder:
+        """Make the folder of a new run.
+
+        Raises
+        ------
+        RunError: a run of that name exists.
+        """
+        path = root / (name or time.strftime("%Y%m%d-%H%M%S"))
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            raise RunError(
+                f"run {path.name!r} exists in {root}: choose another run-name, or set resume=true "
+                "to go on with it"
+            ) from None
+        run = cls(path, {"run": path.name, "status": "running", "started": _now(), **meta})
+        run.meta |= {"ended": None, "versions": _versions(), "machine": _machine()}
+        run.meta.setdefault("resumed_from", None)
+        write_json(path / META, run.meta)
+        (path / RECORD).touch()
+        return run
+
+    @classmethod
+    def reopen(cls, root: Path, name: str) -> RunFolder:
+        """The folder of a run that is to go on.
+
+        Raises
+        ------
+        RunError: there is no such run.
+        """
+        path = root / name
+        if not name or not (path / META).exists():
+            raise RunError(f"there is no run {name!r} in {root} to resume")
+        return cls(path, read_json(path / META))
+
+    def update(self, **changes: Any) -> None:
+        """Change entries of ``run.json``."""
+        self.meta |= changes
+        write_json(self.path / META, self.meta)
+
+    def finish(self, status: str) -> None:
+        """Note how the run ended: finished, failed or stopped."""
+        self.update(status=status, ended=_now())
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add one line to the record; it is on disk when this returns."""
+        text = json.dumps(_finite(line), ensure_ascii=False, allow_nan=False)
+        with (self.path / RECORD).open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def cut_record(self, round: int) -> None:
+        """Drop lines after ``round``: they were written after the checkpoint that is resumed."""
+        kept = []
+        for line in (self.path / RECORD).read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["round"] <= round:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError):
+                continue  # the torn last line of a crash
+        write_atomic(self.path / RECORD, "".join(kept))
+
+    def save_checkpoint(
+        self, round: int, groups: Mapping[str, Tensors], notes: Mapping[str, Any], keep: int
+    ) -> None:
+        """Write the checkpoint of a round, then drop all but the newest ``keep`` (0 keeps all)."""
+        plain, arrays = flatten(notes)
+        stored = {**groups, "notes": Tensors.pack(arrays)}
+        folder = self.path / "checkpoints"
+        write_atomic(folder / f"round-{round:06}.safetensors", dump(stored, plain))
+        for old in self._checkpoints()[:-keep] if keep else []:
+            old.unlink()
+
+    def load_checkpoint(self) -> tuple[int, dict[str, Tensors], dict[str, Any]]:
+        """The newest checkpoint: round, tensors and notes.
+
+        Raises
+        ------
+        RunError: there is none.
+        ModelError: it is damaged.
+        """
+        paths = self._checkpoints()
+        if not paths:
+            raise RunError(f"run {self.path.name!r} has no checkpoint; start it anew")
+        groups, plain = parse(paths[-1].read_bytes(), str(paths[-1]))
+        arrays = groups.pop("notes").unpack()
+        match = _CHECKPOINT.fullmatch(paths[-1].name)
+        assert match
+        return int(match[1]), groups, unflatten(plain, arrays)
+
+    def save_model(
+        self, name: str, model: Tensors, buffers: Tensors, card: Mapping[str, Any]
+    ) -> None:
+        """Write a model that devices can load, with its card."""
+        content = dump({"model": model, "buffers": buffers}, card)
+        write_atomic(self.path / "models" / f"{name}.safetensors", content)
+
+    def _checkpoints(self) -> list[Path]:
+        folder = self.path / "checkpoints"
+        if not folder.exists():
+            return []
+        return sorted(path for path in folder.iterdir() if _CHECKPOINT.fullmatch(path.name))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: what is not finite is recorded as null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in ("augflower", "flwr", "torch", "numpy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def _machine() -> str:
+    return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"

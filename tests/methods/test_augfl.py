@@ -1,0 +1,195 @@
+"""AugFL on quadratics, where everything has a closed form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from client_app.methods.augfl import train
+from common.tensors import Tensors
+from server_app.method import Setup
+from server_app.methods.augfl import Server, Settings
+from tests.quadratic import QuadraticDevice, QuadraticKnowledge, optimum, play
+
+ALPHA = 0.3
+
+
+def vector(values: np.ndarray) -> Tensors:
+    return Tensors.pack({"theta": values.astype(np.float32)})
+
+
+def make(n: int = 4, knowledge: object = None, strength: float = 1.0, **settings: object):
+    devices = [QuadraticDevice(seed, strength=strength) for seed in range(n)]
+    options = {"alpha": ALPHA, "lambda": 0.0, "rho": 1.0, "adaptive-rho": False} | settings
+    start = np.random.default_rng(99).normal(size=5)
+    server = Server(Settings.model_validate(options), Setup(vector(start), knowledge=knowledge))
+    for node, device in enumerate(devices):
+        server.enrol(node, device.examples)
+    return server, devices
+
+
+def weights(devices: list[QuadraticDevice]) -> np.ndarray:
+    examples = np.array([device.examples for device in devices], float)
+    return examples / examples.sum()
+
+
+def meta_gradients(devices: list[QuadraticDevice], theta: np.ndarray) -> np.ndarray:
+    return np.array([h @ theta - c for h, c in (d.affine(ALPHA) for d in devices)])
+
+
+def dual(device: QuadraticDevice) -> np.ndarray:
+    return device.memory.kept["augfl"][0]["sent"].vector
+
+
+def test_dual_is_the_weighted_meta_gradient_and_the_step_is_extrapolated():
+    knowledge = QuadraticKnowledge(7)
+    server, devices = make(knowledge=knowledge, **{"lambda": 0.5})
+    w, before = weights(devices), np.zeros(5)
+    for round in range(1, 8):
+        theta = server.model.vector.astype(float)
+        g = w @ meta_gradients(devices, theta)
+        play(server, train, devices, [round])
+        for i, device in enumerate(devices):
+            expected = -w[i] * meta_gradients([device], theta)[0]
+            np.testing.assert_allclose(dual(device), expected, atol=2e-5)
+        slope = knowledge.R @ (theta - knowledge.c)
+        np.testing.assert_allclose(
+            server.model.vector, theta - (2 * g - before + 0.5 * slope) / 4.0, atol=5e-5
+        )
+        before = g
+
+
+@pytest.mark.parametrize("update", ["linearised", "exact"])
+def test_one_vector_equals_the_published_two(update: str):
+    """The published update, written down with theta_i and y_i of every client."""
+    knowledge = QuadraticKnowledge(3)
+    knowledge.R = 2 * np.eye(5)  # R_h = ||theta - c||^2, for which the exact form holds
+    lambda_, rho = 0.4, 1.3
+    server, devices = make(knowledge=knowledge, rho=rho, **{"lambda": lambda_, "update": update})
+    w, n = weights(devices), len(devices)
+    theta, y = server.model.vector.astype(float), np.zeros((n, 5))
+    for round in range(1, 10):
+        g = meta_gradients(devices, theta)
+        local = theta - (y + w[:, None] * g) / rho  # (11)
+        y = y + rho * (local - theta)  # (12)
+        total = (y + rho * local).sum(0)
+        if update == "exact":
+            theta = (2 * lambda_ * knowledge.c + total) / (2 * lambda_ + n * rho)
+        else:
+            theta = (total - lambda_ * 2 * (theta - knowledge.c)) / (n * rho)  # (13)
+        play(server, train, devices, [round])
+        np.testing.assert_allclose(server.model.vector, theta, atol=1e-4)
+
+
+@pytest.mark.parametrize("lambda_", [0.0, 0.7])
+def test_reaches_the_optimum(lambda_: float):
+    knowledge = QuadraticKnowledge(5)
+    server, devices = make(knowledge=knowledge, **{"lambda": lambda_})
+    play(server, train, devices, range(1, 200))
+    best = optimum(devices, ALPHA, lambda_, knowledge)
+    np.testing.assert_allclose(server.model.vector, best, atol=2e-3)
+
+
+def test_reaches_the_optimum_although_clients_are_absent():
+    knowledge = QuadraticKnowledge(5)
+    server, devices = make(8, knowledge=knowledge, **{"lambda": 0.3})
+    chosen = np.random.default_rng(1)
+    play(
+        server,
+        train,
+        devices,
+        range(1, 1500),
+        asked=lambda _: sorted(chosen.choice(8, size=3, replace=False).tolist()),
+    )
+    best = optimum(devices, ALPHA, 0.3, knowledge)
+    np.testing.assert_allclose(server.model.vector, best, atol=5e-3)
+
+
+def test_lost_replies_leave_no_trace():
+    server, devices = make(6)
+    dice = np.random.default_rng(2)
+    play(server, train, devices, range(1, 600), lost=lambda *_: dice.random() < 0.3)
+    np.testing.assert_allclose(server.model.vector, optimum(devices, ALPHA, 0, None), atol=3e-3)
+    play(server, train, devices, [600])  # everyone gets through once more
+    total = sum(dual(device) for device in devices)
+    np.testing.assert_allclose(server._duals, total, atol=1e-4)
+
+
+def test_a_lost_reply_is_as_if_never_computed():
+    server, devices = make(3)
+    other, twins = make(3)
+    play(server, train, devices, range(1, 6), lost=lambda round, node: (round, node) == (3, 1))
+    play(other, train, twins, range(1, 6), asked=lambda r: [0, 2] if r == 3 else [0, 1, 2])
+    np.testing.assert_array_equal(server.model.vector, other.model.vector)
+
+
+def test_a_client_without_its_memory_restarts_the_duals():
+    server, devices = make(4)
+    play(server, train, devices, range(1, 5))
+    devices[2].memory.kept.clear()
+    (metrics,) = play(server, train, devices, [5])
+    assert metrics["restarted_duals"] == 1
+    play(server, train, devices, range(6, 200))
+    np.testing.assert_allclose(server._duals, sum(map(dual, devices)), atol=1e-5)
+    np.testing.assert_allclose(server.model.vector, optimum(devices, ALPHA, 0, None), atol=2e-3)
+
+
+def test_a_late_client_joins():
+    server, devices = make(4)
+    late = QuadraticDevice(11)
+    play(server, train, devices, range(1, 20))
+    server.enrol(4, late.examples)
+    devices.append(late)
+    play(server, train, devices, range(20, 250))
+    np.testing.assert_allclose(server.model.vector, optimum(devices, ALPHA, 0, None), atol=2e-3)
+
+
+def test_a_void_round_changes_nothing():
+    server, devices = make(3)
+    play(server, train, devices, range(1, 4))
+    theta, duals = server.model.vector.copy(), server._duals.copy()
+    for node in range(3):
+        server.absorb(node, train(server.broadcast(4, node), devices[node]))
+    server.discard()
+    np.testing.assert_array_equal(server.model.vector, theta)
+    np.testing.assert_array_equal(server._duals, duals)
+    play(server, train, devices, range(5, 200))
+    np.testing.assert_allclose(server.model.vector, optimum(devices, ALPHA, 0, None), atol=2e-3)
+
+
+def curvatures(devices: list[QuadraticDevice]) -> float:
+    h = sum(w * d.affine(ALPHA)[0] for w, d in zip(weights(devices), devices, strict=True))
+    return float(np.linalg.eigvalsh(h).max())
+
+
+@pytest.mark.parametrize(("factor", "stable"), [(1.03, True), (0.97, False)])
+def test_stability_bound(factor: float, stable: bool):
+    """Stable if and only if sum rho_i > 1.5 L (lambda = 0)."""
+    devices = make(4)[1]
+    rho = factor * 1.5 * curvatures(devices) / 4
+    server, devices = make(4, rho=rho)
+    play(server, train, devices, range(1, 600))
+    distance = np.abs(server.model.vector - optimum(devices, ALPHA, 0, None)).max()
+    assert bool(distance < 0.05) is stable
+
+
+def test_adaptive_penalty_keeps_a_large_lambda_stable():
+    knowledge = QuadraticKnowledge(5, strength=4.0)
+    for adaptive in (False, True):
+        server, devices = make(
+            knowledge=knowledge, rho=0.1, **{"lambda": 30.0, "adaptive-rho": adaptive}
+        )
+        play(server, train, devices, range(1, 60))
+        distance = np.abs(server.model.vector - optimum(devices, ALPHA, 30.0, knowledge)).max()
+        assert bool(distance < 0.05) is adaptive
+
+
+def test_state_continues_bit_for_bit():
+    one, devices = make(3)
+    two, twins = make(3)
+    play(one, train, devices, range(1, 11))
+    play(two, train, twins, range(1, 6))
+    resumed, _ = make(3)
+    resumed.load_state(two.state())
+    play(resumed, train, twins, range(6, 11))
+    np.testing.assert_array_equal(one.model.vector, resumed.model.vector)
