@@ -39,12 +39,11 @@ _FOUR = (
 )
 _DIGITS = tuple("0123456789")
 _CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
+_THINGS = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
 
 KNOWN: dict[str, Known] = {
     "digits": Known("Digits", _DIGITS, (0.3053,), (0.3759,), 8, None, "scikit-learn"),
-    "mnist": Known(
-        "MNIST", _DIGITS, (0.1307,), (0.3081,), 28, "MNIST", _FOUR.format("", "t10k")
-    ),
+    "mnist": Known("MNIST", _DIGITS, (0.1307,), (0.3081,), 28, "MNIST", _FOUR.format("", "t10k")),
     "fashion-mnist": Known(
         "Fashion-MNIST",
         tuple(_CLOTHES.split(",")),
@@ -65,7 +64,7 @@ KNOWN: dict[str, Known] = {
     ),
     "cifar10": Known(
         "CIFAR-10",
-        tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
+        tuple(_THINGS.split(",")),
         (0.4914, 0.4822, 0.4465),
         (0.2470, 0.2435, 0.2616),
         32,
@@ -103,8 +102,8 @@ def known(name: str) -> Known:
     """
     if name not in KNOWN:
         near = difflib.get_close_matches(name, KNOWN, n=2)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise DataError(f"no data set is named {name!r}{hint} Known: {', '.join(KNOWN)}")
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise DataError(f"no data set is named {name!r}.{hint} Known: {', '.join(KNOWN)}")
     return KNOWN[name]
 
 

@@ -32,8 +32,7 @@ def read(folder: Path, name: str) -> Raw | None:
         parts = [kind(root, train=train) for train in (True, False)]
     except RuntimeError as error:
         raise DataError(
-            f"{root / kind.base_folder} is not complete or damaged; unpack "
-            f"{kind.filename} again"
+            f"{root / kind.base_folder} is not complete or damaged; unpack {kind.filename} again"
         ) from error
     arrays = [part.data for part in parts]  # uint8, (n, h, w, c)
     labels = np.concatenate([np.asarray(part.targets, np.int64) for part in parts])

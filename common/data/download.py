@@ -26,8 +26,11 @@ def fetch(dataset: str, folder: Path) -> str | None:
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         socket.setdefaulttimeout(TIMEOUT)
         getattr(datasets, dataset)(temporary, download=True, **extra)
-        for archive in (*temporary.rglob("*.zip"), *temporary.rglob("*.gz")):
-            archive.unlink()  # unpacked beside it
+        for file in temporary.rglob("*"):
+            # Archives lie unpacked beside themselves; EMNIST comes with five other splits.
+            other = file.name.startswith("emnist-") and "letters" not in file.name
+            if file.is_file() and (file.suffix in (".gz", ".zip") or other):
+                file.unlink()
         if folder.exists():
             return None
         temporary.rename(folder)

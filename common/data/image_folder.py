@@ -10,9 +10,7 @@ import numpy as np
 from common.data.images import Indices, Pixels, Raw, Reader
 from common.errors import DataError
 
-SUFFIXES = frozenset(
-    ".png .jpg .jpeg .bmp .gif .webp .tif .tiff .ppm .pgm .pbm".split()
-)
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def list_classes(folder: Path) -> dict[str, list[Path]]:
@@ -37,7 +35,7 @@ def list_classes(folder: Path) -> dict[str, list[Path]]:
     if empty:
         raise DataError(
             f"{folder}: no images in {', '.join(empty)}; put images "
-            f"({', '.join(sorted(SUFFIXES))}) there, or remove the subfolder"
+            f"({', '.join(SUFFIXES)}) there, or remove the subfolder"
         )
     return classes
 
@@ -99,6 +97,4 @@ def read(folder: Path, size: int, channels: int) -> Raw:
     classes = list_classes(folder)
     files = [path for paths in classes.values() for path in paths]
     labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in classes.values()])
-    return Raw(
-        tuple(classes), labels.astype(np.int64), reader(files, size, channels), str(folder)
-    )
+    return Raw(tuple(classes), labels.astype(np.int64), reader(files, size, channels), str(folder))

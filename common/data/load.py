@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data import digits, idx, image_folder, tiny_imagenet
-from common.data.catalogue import KNOWN, Known, known, moments, slug
+from common.data import cifar, digits, download, idx, image_folder, tiny_imagenet
+from common.data.catalogue import Known, known, moments, slug
 from common.data.images import LabelledImages, Raw
 from common.errors import DataError
 
@@ -59,14 +59,12 @@ def load(
     size = image_size or facts.image_size
     if size is None:
         raise DataError("the images of a folder have no size in common: give image-size")
-    raw, found = _find(name, facts, _first(folder), size, channels or len(facts.mean))
+    raw, found = _find(name, facts, folder, size, channels or len(facts.mean))
     log.info("%s: %d images, %s", facts.title, len(raw.labels), found)
     mean, std = moments(name, channels or len(facts.mean))
     labels = np.ascontiguousarray(raw.labels, np.int64)
     labels.setflags(write=False)
-    return LabelledImages(
-        name, raw.classes, labels, len(mean), size, mean, std, found, raw.read
-    )
+    return LabelledImages(name, raw.classes, labels, len(mean), size, mean, std, found, raw.read)
 
 
 def cache_folder() -> Path:
@@ -88,91 +86,75 @@ def _first(folder: Path | None) -> Place | None:
 
 
 def _find(
-    name: str, facts: Known, first: Place | None, size: int, channels: int
+    name: str, facts: Known, folder: Path | None, size: int, channels: int
 ) -> tuple[Raw, str]:
     if name == "digits":
         return digits.read(facts.classes), "embedded in scikit-learn"
+    first = _first(folder)
     if name == "folder":
         if first is None:
             raise DataError(f"data set 'folder' needs a folder: give one, or set {VARIABLE}")
         return image_folder.read(first.folder, size, channels), f"in {first.folder}"
     home = Place(cache_folder(), "downloaded earlier")
-    places = [first] if first else []
-    places += [Place(base, "the system's") for base in SYSTEM] + [home]
+    places = [Place(base, "the system's") for base in SYSTEM] + [home]
+    if first is not None:
+        places.insert(0, first)
     for place in places:
         raw = _open(name, facts, place.folder)
         if raw is not None:
             return raw, f"found in {raw.place} ({place.words})"
         if place is first:
-            log.warning("%s (%s) does not hold %s; looking further", *_names(place), facts.title)
+            log.warning("%s does not hold %s; looking further", place.folder, facts.title)
     failure = _download(facts, home.folder / name)
     raw = None if failure else _open(name, facts, home.folder)
     if raw is None:
-        raise DataError(_nowhere(name, facts, places, failure))
+        searched = "; ".join(f"{place.folder} ({place.words})" for place in places)
+        target = (first or home).folder / name
+        raise DataError(
+            f"{facts.title} was not found. Searched: {searched}; download: "
+            f"{failure or f'{home.folder / name} is in its way, and not complete: remove it'}.\n"
+            f"Bring {facts.bring} into {target}"
+            + (f", or on Debian: apt install {DEBIAN[name]}" if name in DEBIAN else "")
+        )
     return raw, f"downloaded to {raw.place}"
-
-
-def _names(place: Place) -> tuple[str, str]:
-    return str(place.folder), place.words
 
 
 def _open(name: str, facts: Known, base: Path) -> Raw | None:
     """The data set in ``base`` or in a subfolder that bears its name, if it is there."""
     for folder in _candidates(name, facts, base):
-        raw: Raw | None
-        if name in ("cifar10", "cifar100"):
-            from common.data import cifar
-
-            raw = cifar.read(folder, name)
-        elif name == "tiny-imagenet":
-            raw = tiny_imagenet.read(folder)
-        elif name == "emnist-letters":
-            raw = idx.read(folder, facts.classes, prefix="emnist-letters-", test="test")
-        else:
-            raw = idx.read(folder, facts.classes)
+        raw = _read(name, facts, folder)
         if raw is not None:
             return raw
     return None
 
 
+def _read(name: str, facts: Known, folder: Path) -> Raw | None:
+    if name == "tiny-imagenet":
+        return tiny_imagenet.read(folder)
+    if name == "emnist-letters":
+        return idx.read(folder, facts.classes, prefix="emnist-letters-", test="test")
+    if name in ("mnist", "fashion-mnist"):
+        return idx.read(folder, facts.classes)
+    return cifar.read(folder, name)
+
+
 def _candidates(name: str, facts: Known, base: Path) -> Iterator[Path]:
     """Folders that may hold the files.
 
-    Fashion-MNIST's files are named like MNIST's, so ``base`` itself counts only if its own name
-    says which of them it holds.
+    Fashion-MNIST's files are named like MNIST's, so files in ``base`` itself count only if its
+    own name says which of them it holds.
     """
-    names = [name, *([facts.download] if facts.download else [])]
-    if slug(base.name) in map(slug, names):
+    names = [name, facts.download] if facts.download else [name]
+    if slug(base.name) in map(slug, names) or name not in ("mnist", "fashion-mnist"):
         yield base
-    for folder in (base / part for part in names):
-        yield folder
-    if facts.download:
+    yield from (base / part for part in names)
+    if facts.download:  # as torchvision unpacks them
         yield base / facts.download / "raw"
         yield base / name / facts.download / "raw"
-    if name in ("cifar10", "cifar100", "tiny-imagenet"):
-        yield base  # their files are named after them
 
 
 def _download(facts: Known, folder: Path) -> str | None:
     """Fetch a data set through torchvision into ``folder``; returns why it failed."""
     if facts.download is None:
-        return "there is no automatic download for it"
-    from common.data import download
-
+        return "none is offered for it"
     return download.fetch(facts.download, folder)
-
-
-def _nowhere(name: str, facts: Known, places: list[Place], failure: str | None) -> str:
-    searched = "; ".join(f"{place.folder} ({place.words})" for place in places)
-    target = places[0].folder if len(places) > len(SYSTEM) + 1 else cache_folder()
-    lines = [
-        f"{facts.title} was not found. Searched: {searched}; "
-        f"download: {failure or 'incomplete'}.",
-        f"Bring {facts.bring} into {target / name}",
-    ]
-    if name in DEBIAN:
-        lines[-1] += f", or on Debian: apt install {DEBIAN[name]}"
-    return "\n".join(lines)
-
-
-__all__ = ["KNOWN", "cache_folder", "load"]

@@ -112,9 +112,10 @@ def server_parts(labels: Indices, settings: DataSettings) -> tuple[Indices, Indi
             f"{settings.pretrain_images}, server-images={settings.server_images}), but there are "
             f"{len(labels)}: lower either"
         )
-    pool = stream(settings.seed, "server").permutation(len(labels)).astype(np.int64)
-    pretrain, pool = take(labels, pool, settings.pretrain_images)
-    server, pool = take(labels, pool, settings.server_images)
+    random = stream(settings.seed, "server")
+    pool = np.arange(len(labels), dtype=np.int64)
+    pretrain, pool = take(labels, pool, settings.pretrain_images, random)
+    server, pool = take(labels, pool, settings.server_images, random)
     return pretrain, server, pool
 
 

@@ -7,13 +7,16 @@ import numpy as np
 from common.data.images import Indices
 
 
-def take(labels: Indices, pool: Indices, count: int) -> tuple[Indices, Indices]:
-    """Take ``count`` images off ``pool``, each class by its share in it (largest remainder).
+def take(
+    labels: Indices, pool: Indices, count: int, random: np.random.RandomState
+) -> tuple[Indices, Indices]:
+    """Draw ``count`` images from ``pool``, each class by its share in it (largest remainder).
 
     Returns
     -------
-    The images taken and those left, both in the order of ``pool``.
+    The images taken and those left, both in random order.
     """
+    pool = random.permutation(pool)
     present, where = np.unique(labels[pool], return_inverse=True)
     sizes = np.bincount(where, minlength=len(present))
     exact = sizes * (count / max(len(pool), 1))
@@ -23,4 +26,5 @@ def take(labels: Indices, pool: Indices, count: int) -> tuple[Indices, Indices]:
     chosen = np.zeros(len(pool), bool)
     for position, size in enumerate(quota):
         chosen[np.flatnonzero(where == position)[:size]] = True
-    return pool[chosen], pool[~chosen]
+    # The last images to be chosen are of the classes whose quota was filled last: mix again.
+    return random.permutation(pool[chosen]), random.permutation(pool[~chosen])
