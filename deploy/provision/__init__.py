@@ -1,0 +1,1 @@
+"""Provisioning: certificates, keys and a kit for the server and for each node of a fleet."""

@@ -1,0 +1,114 @@
+"""The kit of one node: its key, the CA's certificate, its settings, and how to start it."""
+
+from __future__ import annotations
+
+import tomli_w
+import yaml
+
+from deploy.provision.hardware import HARDWARE
+from deploy.provision.places import FLOWER, config_folder, environment, join_address, state_folder
+from deploy.provision.registry import Registry
+from deploy.provision.settings import FleetNode
+from deploy.provision.store import PROGRAM, SECRET, Kit, KitFile
+from deploy.provision.templates import fill, install_script, unit
+
+
+def superlink_address(registry: Registry, node: FleetNode) -> str:
+    """Where a node finds the server."""
+    return join_address(node.server or registry.server.names[0], registry.server.fleet_port)
+
+
+def node_command(name: str, registry: Registry) -> list[str]:
+    """The command that starts a node, with the paths of an installed machine."""
+    node, config = registry.nodes[name].settings, config_folder(name)
+    options = {
+        "--superlink": superlink_address(registry, node),
+        "--root-certificates": f"{config}/ca.crt",
+        "--auth-supernode-private-key": f"{config}/node.key",
+        "--node-config": f"{config}/node.toml",
+        "--port": str(node.port),
+    }
+    return ["flower-supernode", *(part for option in options.items() for part in option)]
+
+
+def node_kit(name: str, registry: Registry, key: bytes, ca: bytes) -> Kit:
+    """All files of a node's kit.
+
+    Parameters
+    ----------
+    key: the node's private key, OpenSSH.
+    ca: the CA's certificate, PEM.
+    """
+    admitted = registry.nodes[name]
+    node, hardware = admitted.settings, HARDWARE[admitted.settings.hardware]
+    service, command = f"augflower-{name}.service", node_command(name, registry)
+    variables = environment(name, OMP_NUM_THREADS=str(node.threads or hardware.threads))
+    about = {
+        "fleet": registry.name,
+        "name": name,
+        "hardware": node.hardware,
+        "superlink": superlink_address(registry, node),
+        "flower": FLOWER,
+    }
+    readme = fill(
+        "node.md",
+        name=name,
+        fleet=registry.name,
+        service=service,
+        address=about["superlink"],
+        config=config_folder(name),
+        state=state_folder(name),
+        note=hardware.note,
+    )
+    settings = node.config(state_folder=state_folder(name), threads=hardware.threads)
+    texts = {
+        "node.toml": tomli_w.dumps(settings),
+        "kit.toml": tomli_w.dumps(about),
+        "node.pub": admitted.public_key + "\n",
+        service: unit(
+            description=f"AugFlower node {name} of {registry.name}",
+            name=name,
+            command=command,
+            variables=variables,
+            groups=hardware.groups,
+        ),
+        "compose.yaml": _compose(name, node, command, variables),
+        "README.md": readme,
+    }
+    files = {path: KitFile(text.encode()) for path, text in texts.items()}
+    configuration = ["ca.crt", "node.key", "node.toml", "kit.toml"]
+    script = install_script(name, units=[service], files=configuration)
+    return files | {
+        "node.key": KitFile(key, SECRET),
+        "ca.crt": KitFile(ca),
+        "install.sh": KitFile(script.encode(), PROGRAM),
+    }
+
+
+def _compose(name: str, node: FleetNode, command: list[str], variables: dict[str, str]) -> str:
+    hardware = HARDWARE[node.hardware]
+    alive = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{node.port}/health')"
+    service = {
+        "image": hardware.image,
+        "platform": hardware.platform,
+        **({"runtime": "nvidia"} if hardware.nvidia else {}),
+        "user": "${AUGFLOWER_USER:-1000:1000}",
+        "command": command,
+        "environment": variables,
+        "volumes": [
+            f".:{config_folder(name)}:ro",
+            f"{name}-state:{state_folder(name)}",
+            *([f"{node.data_folder}:{node.data_folder}:ro"] if node.data_folder else []),
+        ],
+        "restart": "unless-stopped",
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "healthcheck": {
+            "test": ["CMD", "python", "-c", alive],
+            "interval": "30s",
+            "timeout": "10s",
+            "start_period": "60s",
+        },
+    }
+    content = {"services": {name: service}, "volumes": {f"{name}-state": {}}}
+    return yaml.safe_dump(content, sort_keys=False)

@@ -1,0 +1,276 @@
+"""Make a fleet's folder, and change it: add, renew, revoke.
+
+    fleet/                 0700
+      fleet.json           who is admitted (no secrets)
+      ca/ca.key ca.crt     the authority; move the key off the machine if you like
+      server/              the server's kit, and server.tar.gz
+      nodes/<name>/        a kit a node, and nodes/<name>.tar.gz
+
+Every step may be repeated: what exists is kept, and what is missing or out of date is made. The
+registry is written before kits, so that an interrupted call is finished by the next one.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from common.errors import FleetError, SettingsError
+from deploy.provision import certificates as x509
+from deploy.provision.keys import new_private_key, public_line
+from deploy.provision.node_kit import node_kit
+from deploy.provision.registry import Admitted, Registry, Revoked, read_registry
+from deploy.provision.server_kit import server_kit
+from deploy.provision.settings import FleetNode, FleetSettings
+from deploy.provision.store import PUBLIC, SECRET, locked, make_private, put, put_kit
+
+
+@dataclass
+class Outcome:
+    """What a call did to a fleet's folder."""
+
+    folder: Path
+    added: list[str] = field(default_factory=list)  # nodes with a new key
+    removed: list[str] = field(default_factory=list)  # nodes that are out
+    changed: list[str] = field(default_factory=list)  # kits to deliver: nodes and "server"
+    notes: list[str] = field(default_factory=list)  # what to know or to do
+    expiries: dict[str, datetime] = field(default_factory=dict)  # "ca", "server" -> end, UTC
+
+
+def provision(settings: FleetSettings, folder: Path, now: datetime | None = None) -> Outcome:
+    """Make or complete the folder of a fleet.
+
+    Raises
+    ------
+    SettingsError: a node of the settings was revoked before.
+    FleetError: the folder is damaged, in use, or of another fleet.
+    """
+    now = now or x509.utc_now()
+    with locked(folder):
+        known = read_registry(folder) if (folder / "fleet.json").exists() else None
+        registry = known or Registry(version=1, name=settings.name, server=settings.server)
+        if registry.name != settings.name:
+            raise FleetError(
+                f"{folder} is of the fleet {registry.name!r}, not {settings.name!r}: "
+                "give another folder, or keep the name"
+            )
+        registry = registry.model_copy(update={"server": settings.server})
+        outcome = Outcome(folder)
+        registry = _admit(registry, settings.nodes, outcome, now)
+        for name in registry.nodes.keys() - settings.nodes.keys():
+            outcome.notes.append(
+                f"{name} is admitted though the settings do not name it; if it should not be: "
+                f"augflower provision revoke {name}"
+            )
+        return _write(registry, outcome, now)
+
+
+def add(folder: Path, name: str, node: FleetNode, now: datetime | None = None) -> Outcome:
+    """Admit one more node.
+
+    Raises
+    ------
+    SettingsError: the name was revoked before.
+    FleetError: there is such a node, or no fleet in ``folder``.
+    """
+    now = now or x509.utc_now()
+    with locked(folder):
+        registry = read_registry(folder)
+        if name in registry.nodes:
+            raise FleetError(f"{name} is admitted already; a new key comes from renewing it")
+        outcome = Outcome(folder)
+        return _write(_admit(registry, {name: node}, outcome, now), outcome, now)
+
+
+def renew(
+    folder: Path, within: timedelta = timedelta(days=30), now: datetime | None = None
+) -> Outcome:
+    """Renew the certificates that end within a span of time; says when each of them ends.
+
+    Raises
+    ------
+    FleetError: no fleet in ``folder``, or a CA key is needed and missing.
+    """
+    now = now or x509.utc_now()
+    with locked(folder):
+        return _write(read_registry(folder), Outcome(folder), now, within)
+
+
+def renew_node(folder: Path, name: str, now: datetime | None = None) -> Outcome:
+    """Give a node a new key; its old one is revoked.
+
+    Raises
+    ------
+    FleetError: no such node.
+    """
+    return _drop(folder, name, "renewed", now or x509.utc_now())
+
+
+def revoke(folder: Path, name: str, now: datetime | None = None) -> Outcome:
+    """Put a node out for good: its kit is deleted and its key marked as revoked.
+
+    The SuperLink learns it from :func:`deploy.provision.register.register`.
+
+    Raises
+    ------
+    FleetError: no such node.
+    """
+    return _drop(folder, name, "revoked", now or x509.utc_now())
+
+
+def _drop(folder: Path, name: str, reason: str, now: datetime) -> Outcome:
+    with locked(folder):
+        registry = read_registry(folder)
+        if name not in registry.nodes:
+            known = ", ".join(registry.nodes) or "none"
+            raise FleetError(f"no node {name!r} in {folder}; there are: {known}")
+        old = registry.nodes[name]
+        record = Revoked.model_validate(
+            {"name": name, "public-key": old.public_key, "since": now.isoformat(), "reason": reason}
+        )
+        rest = {key: value for key, value in registry.nodes.items() if key != name}
+        registry = registry.model_copy(
+            update={"nodes": rest, "revoked": [*registry.revoked, record]}
+        )
+        outcome = Outcome(folder, removed=[name] if reason == "revoked" else [])
+        if reason == "renewed":
+            # Gone first: _admit() would take the old key for one that a crash left over.
+            shutil.rmtree(folder / "nodes" / name, ignore_errors=True)
+            registry = _admit(registry, {name: old.settings}, outcome, now)
+        return _write(registry, outcome, now)
+
+
+def _admit(
+    registry: Registry, nodes: Mapping[str, FleetNode], outcome: Outcome, now: datetime
+) -> Registry:
+    for name in nodes:
+        if gone := registry.gone(name):
+            raise SettingsError(
+                f"node {name} was revoked on {gone.since}: take it out of the settings, or give "
+                "the device another name"
+            )
+    admitted = dict(registry.nodes)
+    for name, node in nodes.items():
+        if known := admitted.get(name):
+            admitted[name] = known.model_copy(update={"settings": node})
+            continue
+        path = outcome.folder / "nodes" / name / "node.key"
+        if not path.exists():
+            put(path, new_private_key(), SECRET)
+        admitted[name] = Admitted(
+            settings=node,
+            public_key=public_line(path.read_bytes(), str(path)),
+            since=now.isoformat(),
+        )
+        outcome.added.append(name)
+    return registry.model_copy(update={"nodes": admitted})
+
+
+def _write(
+    registry: Registry, outcome: Outcome, now: datetime, within: timedelta = timedelta(0)
+) -> Outcome:
+    folder = outcome.folder
+    make_private(folder / "nodes")
+    put(folder / "fleet.json", registry.text(), PUBLIC)
+    ca = _authority(registry, outcome, now, within)
+    key, certificate = _server_certificate(registry, ca, outcome, now, within)
+    secret = _kept(folder / "server" / "executor.secret", secrets.token_bytes(48))
+    kit = server_kit(registry, ca=ca, certificate=certificate, key=key, secret=secret)
+    stale = folder / "server" / "nodes"
+    for public in stale.glob("*.pub"):
+        if public.stem not in registry.nodes:
+            public.unlink()
+    if put_kit(folder / "server", kit):
+        outcome.changed.append("server")
+    for name, node in registry.nodes.items():
+        path = folder / "nodes" / name / "node.key"
+        if not path.exists() or public_line(path.read_bytes(), str(path)) != node.public_key:
+            outcome.notes.append(
+                f"{name}: the private key that was admitted is no longer here, so its kit was left "
+                f"as it is; `augflower provision renew {name}` makes a new key"
+            )
+        elif put_kit(path.parent, node_kit(name, registry, path.read_bytes(), ca)):
+            outcome.changed.append(name)
+    _remove_others(folder / "nodes", registry)
+    outcome.expiries = {"ca": x509.expiry(ca), "server": x509.expiry(certificate)}
+    return outcome
+
+
+def _remove_others(folder: Path, registry: Registry) -> None:
+    """Delete kits and archives of nodes that are out."""
+    for entry in folder.iterdir():
+        if entry.name.removesuffix(".tar.gz") in registry.nodes:
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _authority(registry: Registry, outcome: Outcome, now: datetime, within: timedelta) -> bytes:
+    path = outcome.folder / "ca" / "ca.crt"
+    old = path.read_bytes() if path.exists() else None
+    if old and x509.expiry(old) > now + within:
+        return old
+    if old and not path.with_name("ca.key").exists():
+        raise _no_ca_key(outcome.folder, "the CA's certificate ends")
+    key = _kept(path.with_name("ca.key"), x509.new_key())
+    new = x509.make_authority(key, registry.name, registry.server.ca_days, now)
+    put(path, new, PUBLIC)
+    if old:
+        outcome.notes.append(
+            f"the CA was renewed with its old key: give each device its new ca.crt before "
+            f"{x509.expiry(old):%Y-%m-%d}"
+        )
+    return new
+
+
+def _server_certificate(
+    registry: Registry, ca: bytes, outcome: Outcome, now: datetime, within: timedelta
+) -> tuple[bytes, bytes]:
+    folder, server = outcome.folder / "server", registry.server
+    key = _kept(folder / "server.key", x509.new_key())
+    path = folder / "server.crt"
+    names, renewed = x509.alternative_names(server.names), path.exists()
+    if renewed:
+        old = path.read_bytes()
+        # An authority about to end bounds the certificate's end: renewing again gains nothing.
+        fresh = x509.expiry(old) > now + within or x509.expiry(old) >= x509.expiry(ca) > now
+        if fresh and _fits(old, key, ca, names):
+            return key, old
+    signer = outcome.folder / "ca" / "ca.key"
+    if not signer.exists():
+        raise _no_ca_key(outcome.folder, "the server needs a new certificate")
+    new = x509.make_server_certificate(
+        signer.read_bytes(), ca, key, server.names, server.certificate_days, now
+    )
+    put(path, new, PUBLIC)
+    if renewed:
+        outcome.notes.append(
+            f"the server has a new certificate, until {x509.expiry(new):%Y-%m-%d}: deliver its "
+            "kit and restart it"
+        )
+    return key, new
+
+
+def _fits(certificate: bytes, key: bytes, ca: bytes, names: list[str]) -> bool:
+    return (
+        x509.belongs_to(certificate, key)
+        and x509.signed_by(certificate, ca)
+        and set(x509.names_in(certificate)) == set(names)
+    )
+
+
+def _no_ca_key(folder: Path, reason: str) -> FleetError:
+    return FleetError(f"{reason}, but {folder}/ca/ca.key is not there: put it back for this call")
+
+
+def _kept(path: Path, fallback: bytes) -> bytes:
+    """The secret in a file, or ``fallback``, which is then written there."""
+    if not path.exists():
+        put(path, fallback, SECRET)
+    return path.read_bytes()

@@ -1,0 +1,174 @@
+"""The server's kit: its certificate, the nodes' public keys, and how to start both halves of it.
+
+SuperLink and executor are two processes: a run then survives a crash of either, and only the
+executor needs the private model. The Control API has no accounts, so it stays on loopback.
+"""
+
+from __future__ import annotations
+
+import json
+
+import tomli_w
+import yaml
+
+from deploy.provision.places import FLOWER, config_folder, environment, state_folder
+from deploy.provision.registry import Registry
+from deploy.provision.store import PROGRAM, SECRET, Kit, KitFile
+from deploy.provision.templates import fill, install_script, unit
+
+NAME = "server"
+SUPERLINK, EXECUTOR = "augflower-superlink.service", "augflower-executor.service"
+
+
+def superlink_command(registry: Registry) -> list[str]:
+    """The command that starts the SuperLink, with the paths of an installed machine."""
+    config, server = config_folder(NAME), registry.server
+    every = "[::]" if any(":" in name for name in server.names) else "0.0.0.0"
+    options = {
+        "--ssl-ca-certfile": f"{config}/ca.crt",
+        "--ssl-certfile": f"{config}/server.crt",
+        "--ssl-keyfile": f"{config}/server.key",
+        "--fleet-api-address": f"{every}:{server.fleet_port}",
+        "--host": "127.0.0.1",
+        "--port": str(server.control_port),
+        "--database": f"{state_folder(NAME)}/superlink.db",
+        "--isolation": "process",
+        "--superexec-auth-secret-file": f"{config}/executor.secret",
+    }
+    switches = ["--enable-supernode-auth", "--disable-runtime-dependency-installation"]
+    return ["flower-superlink", *switches, *(p for option in options.items() for p in option)]
+
+
+def executor_command(registry: Registry) -> list[str]:
+    """The command that starts the executor of ServerApps."""
+    config = config_folder(NAME)
+    options = {
+        "--runtime-api-address": control_address(registry),
+        "--root-certificates": f"{config}/ca.crt",
+        "--superexec-auth-secret-file": f"{config}/executor.secret",
+    }
+    return ["flower-superexec", *(part for option in options.items() for part in option)]
+
+
+def control_address(registry: Registry) -> str:
+    """Where runs are submitted and nodes registered: on the server machine only."""
+    return f"127.0.0.1:{registry.server.control_port}"
+
+
+def admission_list(registry: Registry) -> str:
+    """``nodes.json``: the keys that the SuperLink must know, and those that it must not."""
+    content = {
+        "control": control_address(registry),
+        "admitted": {name: node.public_key for name, node in registry.nodes.items()},
+        "revoked": {record.public_key: record.name for record in registry.revoked},
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def server_kit(
+    registry: Registry, *, ca: bytes, certificate: bytes, key: bytes, secret: bytes
+) -> Kit:
+    """All files of the server's kit.
+
+    Parameters
+    ----------
+    ca, certificate: PEM certificates of the authority and the server.
+    key: the server's private key, PEM.
+    secret: 48 random bytes that SuperLink and executor share.
+    """
+    variables = environment(NAME, FLWR_SUPEREXEC_TASK_POLL_INTERVAL="0.2")
+    about = {
+        "fleet": registry.name,
+        "name": NAME,
+        "names": registry.server.names,
+        "fleet-port": registry.server.fleet_port,
+        "control-port": registry.server.control_port,
+        "flower": FLOWER,
+    }
+    connection = {
+        "address": control_address(registry),
+        "root-certificates": f"{config_folder(NAME)}/ca.crt",
+    }
+    flower = {"superlink": {"default": "fleet", "fleet": connection}}
+    link, executor = superlink_command(registry), executor_command(registry)
+    readme = fill(
+        "server.md",
+        fleet=registry.name,
+        names=", ".join(registry.server.names),
+        port=str(registry.server.fleet_port),
+        control=control_address(registry),
+        config=config_folder(NAME),
+        state=state_folder(NAME),
+    )
+    texts = {
+        "nodes.json": admission_list(registry),
+        "kit.toml": tomli_w.dumps(about),
+        "config.toml": tomli_w.dumps(flower),
+        SUPERLINK: unit(f"AugFlower server of {registry.name}", NAME, link, variables),
+        EXECUTOR: unit(
+            f"AugFlower runs of {registry.name}", NAME, executor, variables, after=SUPERLINK
+        ),
+        "compose.yaml": _compose(registry, link, executor, variables),
+        "README.md": readme,
+    }
+    configuration = ["ca.crt", "server.crt", "server.key", "executor.secret"]
+    script = install_script(
+        NAME,
+        units=[SUPERLINK, EXECUTOR],
+        files=[*configuration, "nodes.json", "kit.toml", "config.toml"],
+    )
+    files = {path: KitFile(text.encode()) for path, text in texts.items()}
+    for name, node in registry.nodes.items():
+        files[f"nodes/{name}.pub"] = KitFile(f"{node.public_key}\n".encode())
+    return files | {
+        "ca.crt": KitFile(ca),
+        "server.crt": KitFile(certificate),
+        "server.key": KitFile(key, SECRET),
+        "executor.secret": KitFile(secret, SECRET),
+        "install.sh": KitFile(script.encode(), PROGRAM),
+    }
+
+
+def _compose(
+    registry: Registry, link: list[str], executor: list[str], variables: dict[str, str]
+) -> str:
+    port = registry.server.fleet_port
+    listens = f"import socket; socket.create_connection(('127.0.0.1', {port}), 5)"
+    common = {
+        "user": "${AUGFLOWER_USER:-1000:1000}",
+        "environment": variables,
+        "volumes": [f".:{config_folder(NAME)}:ro", f"server-state:{state_folder(NAME)}"],
+        "restart": "unless-stopped",
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+    }
+    superlink = {
+        "image": "augflower-superlink",
+        "command": link,
+        **common,
+        "ports": [f"{port}:{port}"],
+        "healthcheck": {
+            "test": ["CMD", "python", "-c", listens],
+            "interval": "10s",
+            "timeout": "10s",
+        },
+    }
+    # The executor shares the SuperLink's loopback, so that nothing else can reach the Control API.
+    runs = {
+        "image": "augflower-server",
+        "command": executor,
+        **common,
+        "network_mode": "service:superlink",
+        "depends_on": ["superlink"],
+    }
+    content = {
+        "services": {"superlink": superlink, "executor": runs},
+        "volumes": {"server-state": {}},
+    }
+    # Aliases would save a few lines and cost the reader more.
+    return yaml.dump(content, Dumper=_Plain, sort_keys=False)
+
+
+class _Plain(yaml.SafeDumper):
+    def ignore_aliases(self, data: object) -> bool:
+        return True
