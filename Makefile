@@ -1,0 +1,45 @@
+# Two commands are enough: `make demo` and `make test`. Python 3.11 or newer must be there.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# One environment serves until what it is made of changes.
+STAMP := $(VENV)/.made-from-$(shell cat constraints.txt pyproject.toml | cksum | cut -d' ' -f1)
+
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
+
+.PHONY: help setup demo test check test-slow clean
+
+help: ## What can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## The environment in .venv
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+
+$(STAMP):
+	@echo "Setting up $(VENV) (once; torch is large, this takes some minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@rm -f $(VENV)/.made-from-* && touch $@
+
+demo: setup ## A fleet on this machine: AugFL with and without the private model, and a page
+	@$(BIN)/augflower demo
+
+check: setup ## Style, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: check ## All quick tests, and one run over real Flower processes
+	$(BIN)/python -m pytest
+
+test-slow: setup ## The long tests as well
+	$(BIN)/python -m pytest -m 'deploy or slow'
+
+clean: ## Remove the environment and caches; runs stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,123 @@
+"""The rules of the house, and that they bite."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from flwr.supercore.fab import build_fab_from_disk
+
+import client_app.methods
+import common.methods
+import server_app.methods
+from common import registry
+from deploy.run_config import default_config, to_toml
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_contract_has_both_halves_and_a_test():
+    contracts = set(registry.names(common.methods))
+    assert contracts == set(registry.names(client_app.methods))
+    assert contracts <= set(registry.names(server_app.methods))
+    for name in registry.names(server_app.methods):
+        assert (ROOT / f"tests/methods/test_{name}.py").exists(), f"tests/methods/test_{name}.py"
+
+
+def device_files(root: Path) -> list[Path]:
+    return [path for side in ("client_app", "common") for path in (root / side).rglob("*.py")]
+
+
+def mentions_of_the_server(root: Path) -> list[Path]:
+    return [path for path in device_files(root) if "server_app" in path.read_text("utf-8")]
+
+
+def test_device_code_never_mentions_the_server():
+    assert len(device_files(ROOT)) > 20
+    assert mentions_of_the_server(ROOT) == []
+
+
+def test_the_text_fence_catches_a_dynamic_import(tmp_path: Path):
+    (tmp_path / "common").mkdir()
+    (tmp_path / "common/sly.py").write_text('__import__("importlib").import_module("server_app")')
+    assert len(mentions_of_the_server(tmp_path)) == 1
+
+
+def bundled(root: Path) -> set[str]:
+    content, *_ = build_fab_from_disk(root)
+    with zipfile.ZipFile(BytesIO(content)) as bundle:
+        return set(bundle.namelist())
+
+
+def strangers(names: set[str]) -> set[str]:
+    allowed = ("client_app/", "common/", ".info/")
+    return {n for n in names if not n.startswith(allowed) and n != "pyproject.toml"}
+
+
+def test_the_bundle_holds_the_device_side_alone():
+    names = bundled(ROOT)
+    assert "client_app/app.py" in names
+    assert "common/methods/augfl.py" in names
+    assert strangers(names) == set()
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The project's own files, to be violated."""
+    files = subprocess.run(
+        ["git", "ls-files", "*.py", "pyproject.toml", ".gitignore"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    for name in files:
+        if (ROOT / name).exists():
+            target = tmp_path / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((ROOT / name).read_bytes())
+    return tmp_path
+
+
+def test_the_bundle_test_catches_a_missing_allow_list(copy: Path):
+    settings = copy / "pyproject.toml"
+    lines = settings.read_text().splitlines(keepends=True)
+    settings.write_text("".join(line for line in lines if not line.startswith("fab-include")))
+    assert any(name.startswith("server_app/private/") for name in strangers(bundled(copy)))
+
+
+def lint_imports(root: Path) -> str:
+    command = [Path(sys.executable).parent / "lint-imports", "--no-cache"]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False).stdout
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "broken"),
+    [
+        ("client_app/meta.py", "import server_app.admission", "a device never imports the server"),
+        ("common/wire.py", "def f():\n    import server_app.private", "a device never imports"),
+        ("server_app/nodes.py", "import client_app.device", "the server reaches a device through"),
+        ("client_app/methods/fedavg.py", "import client_app.methods.fedprox", "device halves"),
+        ("server_app/methods/fedavg.py", "import server_app.methods.augfl", "server halves"),
+        ("common/methods/fedavg.py", "import torch", "contracts are plain data"),
+        ("server_app/methods/fedavg.py", "import flwr.app", "methods know nothing of Flower"),
+    ],
+)
+def test_the_import_contracts_catch(copy: Path, path: str, line: str, broken: str):
+    with (copy / path).open("a") as file:
+        file.write(f"\n\n{line}\n")
+    output = lint_imports(copy)
+    assert any(broken in text and "BROKEN" in text for text in output.splitlines()), output
+
+
+def test_the_import_contracts_hold():
+    assert "0 broken" in lint_imports(ROOT)
+
+
+def test_run_config_in_pyproject_is_that_of_the_code():
+    expected = to_toml(default_config())
+    text = (ROOT / "pyproject.toml").read_text()
+    start = text.index("[tool.flwr.app.config]")
+    written = text[start : text.index("[tool.ruff]")]
+    assert written.strip() == expected.strip(), "python -m deploy.run_config prints the tables"
