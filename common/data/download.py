@@ -35,7 +35,7 @@ def fetch(dataset: str, folder: Path) -> str | None:
             return None
         temporary.rename(folder)
     except (OSError, RuntimeError) as error:
-        return " ".join(str(error).split()) or type(error).__name__
+        return " ".join(str(error).split()).rstrip(".") or type(error).__name__
     finally:
         socket.setdefaulttimeout(before)
         if temporary is not None:
