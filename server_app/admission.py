@@ -20,6 +20,7 @@ from flwr.app import Message
 from common.errors import WireError
 from common.tensors import Spec, Tensors
 from common.wire import unpack
+from server_app.views import view
 
 OFFENCES = 3
 """Rejections in a row after which a node is set aside."""
@@ -128,7 +129,7 @@ class Gate:
         norm = 0.0
         for vector in tensors.vectors.values():
             if vector.dtype.kind == "f":
-                norm += float(torch.linalg.vector_norm(torch.from_numpy(vector))) ** 2
+                norm += float(torch.linalg.vector_norm(view(vector))) ** 2
         norm = math.sqrt(norm)
         if not math.isfinite(norm):
             raise Rejected(name, "holds values that are not finite")

@@ -16,6 +16,7 @@ import server_app.methods
 from common import registry
 from common.config import RunSettings, other_sections, read_run_config, read_section
 from common.errors import AugFlowerError, RunError, SettingsError
+from common.modelfile import Card
 from common.models import FlatModel, build
 from server_app.knowledge import KnowledgeSettings, open_knowledge
 from server_app.method import Knowledge, Method, MethodSettings, Setup
@@ -135,21 +136,21 @@ def contract(method: str) -> ModuleType | None:
 
 def _card(
     settings: RunSettings, options: MethodSettings, public: PublicData, folder: RunFolder
-) -> dict[str, Any]:
-    """What a device must know to use the model."""
-    return {
-        "architecture": settings.model,
-        "classes": list(public.classes),
-        "channels": settings.data.channels,
-        "image_size": settings.data.image_size,
-        "mean": list(public.mean),
-        "std": list(public.std),
-        "alpha": getattr(options, "alpha", settings.evaluation.alpha),
-        "steps": settings.evaluation.steps,
-        "statistics": settings.evaluation.statistics,
-        "method": settings.method,
-        "run": folder.path.name,
-    }
+) -> Card:
+    data, judged = settings.data, settings.evaluation
+    return Card(
+        architecture=settings.model,
+        classes=public.classes,
+        channels=data.channels,
+        image_size=data.image_size,
+        mean=public.mean,
+        std=public.std,
+        alpha=getattr(options, "alpha", judged.alpha),
+        steps=judged.steps,
+        statistics=judged.statistics,
+        method=settings.method,
+        run=folder.path.name,
+    )
 
 
 def _same_settings(folder: RunFolder, config: Mapping[str, Any]) -> None:

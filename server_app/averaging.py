@@ -7,6 +7,7 @@ import torch
 
 from common.tensors import Tensors
 from server_app.method import Setup, State
+from server_app.views import view
 
 
 class Averaging:
@@ -30,7 +31,7 @@ class Averaging:
         self, change: Tensors, examples: int, loss: float, buffers: Tensors | None = None
     ) -> None:
         """Take in one client's change, with its number of examples as weight."""
-        self._sum.add_(torch.from_numpy(change.vector), alpha=examples)
+        self._sum.add_(view(change.vector), alpha=examples)
         self._examples += examples
         self._loss += loss * examples
         for name, array in (buffers.unpack() if buffers else {}).items():

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 
 from common.config import RunSettings
 from common.errors import FleetError, RunError
+from common.modelfile import Card, save_model
 from common.wire import pack, size
 from server_app.admission import Gate, Rejected
 from server_app.judging import judge
@@ -40,7 +41,7 @@ class Rounds:
         knowledge: Knowledge | None,
         nodes: Nodes,
         folder: RunFolder,
-        card: dict[str, Any],
+        card: Card,
         notice: Notice,
     ) -> None:
         self._grid = grid
@@ -72,7 +73,7 @@ class Rounds:
             self._close(0, {"seconds": watch.seconds, **line})
         for round in range(max(start, 1), last + 1):
             self._round(round)
-        self._folder.save_model("last", self._method.model, self._method.buffers, self._card)
+        self._save_model("last")
 
     def report(self) -> None:
         """Write the run's page."""
@@ -239,7 +240,7 @@ class Rounds:
         loss = line.get("train", {}).get("loss")
         if loss is not None and loss < self._best:
             self._best = loss
-            self._folder.save_model("best", self._method.model, self._method.buffers, self._card)
+            self._save_model("best")
         watch = Stopwatch()
         with watch.phase("checkpoint"):
             groups, notes = self._method.state()
@@ -257,6 +258,10 @@ class Rounds:
         self._folder.append({"round": round, "time": time_now, **line})
         self.report()
         self._notice(summary(round, self._settings.rounds, line))
+
+    def _save_model(self, name: str) -> None:
+        path = self._folder.path / "models" / f"{name}.safetensors"
+        save_model(path, self._method.model, self._method.buffers, self._card)
 
 
 MAX_VOID = 5

@@ -41,6 +41,10 @@ class FlatModel:
         """Copy a flat vector of shape (d,) into the parameters."""
         self.vector.copy_(vector)
 
+    def load_tensors(self, parameters: Tensors) -> None:
+        """Copy named tensors, packed as ``parameters`` packs them, into the parameters."""
+        self.load(torch.tensor(parameters.vector))
+
     def gradient(self, loss: Callable[[], Tensor]) -> tuple[Tensor, float]:
         """Gradient of ``loss()`` at the current parameters.
 

@@ -26,6 +26,7 @@ from common.tensors import Tensors
 from server_app.method import MethodSettings, Setup, State
 from server_app.penalty import Penalty
 from server_app.seeds import seed_for
+from server_app.views import view
 
 
 class Settings(MethodSettings):
@@ -98,7 +99,7 @@ class Server:
         if up.base != self._acknowledged.get(node, 0):
             self._lost.append(node)
             return
-        increment = torch.from_numpy(up.increment.vector)
+        increment = view(up.increment.vector)
         weight = self._weight(node)
         self._sum.add_(increment)
         self._squares += float(torch.dot(increment, increment))

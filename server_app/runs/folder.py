@@ -130,13 +130,6 @@ class RunFolder:
         assert match
         return int(match[1]), groups, unflatten(plain, arrays)
 
-    def save_model(
-        self, name: str, model: Tensors, buffers: Tensors, card: Mapping[str, Any]
-    ) -> None:
-        """Write a model that devices can load, with its card."""
-        content = dump({"model": model, "buffers": buffers}, card)
-        write_atomic(self.path / "models" / f"{name}.safetensors", content)
-
     def _checkpoints(self) -> list[Path]:
         folder = self.path / "checkpoints"
         if not folder.exists():

@@ -16,9 +16,16 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
 
 Interference = Callable[[Message, Message], Message | None]
 """(message, reply) -> what arrives of the reply; ``None`` if nothing does."""
+
+
+SERVER = 1
+"""Flower's node id of the server."""
+
+FIRST_NODE = 101
 
 
 class InProcessGrid(Grid):
@@ -27,7 +34,7 @@ class InProcessGrid(Grid):
     Parameters
     ----------
     client_app: what every node runs.
-    node_configs: one node each; node ids count from 1.
+    node_configs: one node each; node ids count from ``FIRST_NODE``.
     interfere: lets tests lose, delay or corrupt replies.
     """
 
@@ -39,6 +46,8 @@ class InProcessGrid(Grid):
         run_id: int = 1,
         interfere: Interference | None = None,
     ) -> None:
+        # A message takes its sender from the process, which Flower's runtime would set.
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, SERVER, 1
         self._app = client_app
         self._interfere = interfere
         self._run_id = run_id
@@ -46,7 +55,7 @@ class InProcessGrid(Grid):
         self._waiting: dict[str, Message] = {}
         self.contexts = {
             node: Context(run_id, node, dict(config), RecordDict(), dict(run_config), 0)
-            for node, config in enumerate(node_configs, 1)
+            for node, config in enumerate(node_configs, FIRST_NODE)
         }
 
     def set_run(self, run: Run) -> None:

@@ -1,0 +1,91 @@
+"""A trained model in one file: parameters, buffers and the card that says how to use them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import ModelError
+from common.files import write_atomic
+from common.models import FlatModel, build
+from common.tensorfile import dump, parse
+from common.tensors import Tensors
+
+
+@dataclass(frozen=True)
+class Card:
+    """How to use a model.
+
+    Attributes
+    ----------
+    architecture: name for ``common.models.build``.
+    classes: names in the order of the logits.
+    channels, image_size: of the input, pixels.
+    mean, std: per channel, of pixels in [0, 1].
+    alpha, steps: rate and number of adaptation steps that the model was trained for.
+    statistics: whose BatchNorm statistics judge the adapted model.
+    method, run: where it comes from.
+    """
+
+    architecture: str
+    classes: tuple[str, ...]
+    channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    alpha: float
+    steps: int
+    statistics: str
+    method: str
+    run: str
+
+
+def save_model(path: Path, model: Tensors, buffers: Tensors, card: Card) -> None:
+    """Write a model with its card, atomically."""
+    write_atomic(path, dump({"model": model, "buffers": buffers}, asdict(card)))
+
+
+def load_model(path: Path) -> tuple[FlatModel, Tensors, Card]:
+    """Read a model: the network with its parameters loaded, its buffers, and its card.
+
+    Raises
+    ------
+    ModelError: there is no such file, or it is not a model of AugFlower.
+    """
+    if not path.is_file():
+        raise ModelError(
+            f"{path} is not a file: name a model such as runs/NAME/models/last.safetensors"
+        )
+    groups, notes = parse(path.read_bytes(), str(path))
+    card = _card(notes, path)
+    module = build(
+        card.architecture,
+        classes=len(card.classes),
+        channels=card.channels,
+        image_size=card.image_size,
+    )
+    model = FlatModel(module)
+    if groups["model"].specs != model.parameters.specs:
+        raise ModelError(f"{path}: its tensors are not those of a {card.architecture}")
+    model.load_tensors(groups["model"])
+    model.load_buffers(groups["buffers"])
+    return model, groups["buffers"], card
+
+
+def _card(notes: Mapping[str, Any], path: Path) -> Card:
+    try:
+        return Card(
+            **{
+                **notes,
+                "classes": tuple(notes["classes"]),
+                "mean": tuple(notes["mean"]),
+                "std": tuple(notes["std"]),
+            }
+        )
+    except (KeyError, TypeError):
+        raise ModelError(
+            f"{path} has no model card; it may be a checkpoint: name a file in the run's models "
+            "folder"
+        ) from None

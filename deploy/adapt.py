@@ -1,0 +1,80 @@
+"""Adapt a trained model to a folder of a few labelled images: what a new device does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from client_app.adapt import adapt, judge
+from common.config import DataSettings
+from common.data.client import client_data
+from common.data.folder import load_folder_split
+from common.modelfile import load_model, save_model
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What an adaptation gave.
+
+    Attributes
+    ----------
+    support, query: number of images adapted on, and of others it was judged on.
+    before, after: accuracy on the query images, from 0 to 1.
+    path: the adapted model.
+    """
+
+    support: int
+    query: int
+    before: float
+    after: float
+    path: Path
+
+
+def adapt_model(
+    model_path: Path,
+    folder: Path,
+    out: Path,
+    *,
+    steps: int | None = None,
+    alpha: float | None = None,
+    support_fraction: float = 0.5,
+    seed: int = 0,
+) -> Adapted:
+    """Adapt on part of a folder's images, judge on the rest, save the adapted model.
+
+    Parameters
+    ----------
+    folder: one subfolder of images for each class; not every class has to be there.
+    steps, alpha: of gradient descent on the support images; by default what the model's card says.
+    support_fraction: share of the images to adapt on.
+
+    Raises
+    ------
+    ModelError: the model cannot be used.
+    DataError: the folder or an image cannot.
+    """
+    model, buffers, card = load_model(model_path)
+    settings = DataSettings(
+        name="folder",
+        image_size=card.image_size,
+        channels=card.channels,
+        support_fraction=support_fraction,
+        seed=seed,
+    )
+    images, split = load_folder_split(folder, card.classes, settings)
+    data = client_data(replace(images, mean=card.mean, std=card.std), split)
+    theta = torch.tensor(model.parameters.vector)
+    before, _ = judge(model, theta, data, card.statistics)
+    model.load_buffers(buffers)
+    vector = adapt(
+        model, theta, (data.support_images, data.support_labels),
+        card.alpha if alpha is None else alpha, card.steps if steps is None else steps,
+    )  # fmt: skip
+    after, _ = judge(model, vector, data, card.statistics)
+    save_model(out, model.parameters.with_vector(vector.numpy()), model.buffers, card)
+    return Adapted(
+        len(data.support_labels), len(data.query_labels),
+        before / len(data.query_labels), after / len(data.query_labels), out,
+    )  # fmt: skip
