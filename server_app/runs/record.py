@@ -1,0 +1,188 @@
+"""The record of a run as the report reads it: ``run.json`` and ``metrics.jsonl``.
+
+The round loop appends one line a round and may be cut off in the middle of the last one, so that
+line may be torn; any other damage is an error. Values that were not finite are recorded as null
+and read back as NaN. Unknown keys are left aside, so that older reports read newer records.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from common.errors import RunError
+
+META = "run.json"
+METRICS = "metrics.jsonl"
+
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+Status = Literal["running", "finished", "failed", "stopped"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
+
+
+class Meta(_Record):
+    """What was run, with what, where; the content of ``run.json``."""
+
+    run: str
+    method: str
+    status: Status
+    started: datetime
+    ended: datetime | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)  # dotted public names
+    seeds: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str | None] = Field(default_factory=dict)
+    machine: str = ""
+    model: dict[str, Any] = Field(default_factory=dict)
+    private_model: bool = False
+    clients: dict[str, int] = Field(default_factory=dict)  # number of "sources" and "targets"
+    resumed_from: str | None = None
+    error: str | None = None  # why a run failed
+
+
+class Missing(_Record):
+    """A node that was asked and did not answer."""
+
+    node: str
+    reason: str = "no reason recorded"
+
+
+class Rejected(_Record):
+    """A reply that was not admitted to the model."""
+
+    node: str
+    field: str = ""
+    reason: str = "no reason recorded"
+
+
+class Training(_Record):
+    """One client's part in a round."""
+
+    node: str
+    client: str
+    seconds: Number = math.nan
+    loss: Number = math.nan
+    examples: Number = math.nan
+
+
+class Judged(_Record):
+    """One client's part in an evaluation; accuracies are shares from 0 to 1."""
+
+    node: str
+    client: str
+    examples: Number = math.nan
+    accuracy_before: Number = math.nan
+    accuracy_after: Number = math.nan
+
+
+class Evaluation(_Record):
+    """The model judged before and after adaptation; accuracies are shares from 0 to 1."""
+
+    accuracy_before: Number = math.nan
+    accuracy_after: Number = math.nan
+    loss_before: Number = math.nan
+    loss_after: Number = math.nan
+    std_after: Number = math.nan
+    examples: Number = math.nan
+    clients: list[Judged] = Field(default_factory=list)
+
+
+class Round(_Record):
+    """One line of ``metrics.jsonl``; round 0 is before training."""
+
+    round: int
+    time: datetime | None = None
+    seconds: dict[str, Number] = Field(default_factory=dict)  # by phase
+    bytes_down: int = 0
+    bytes_up: int = 0
+    replies: int = 0
+    asked: int = 0
+    missing: list[Missing] = Field(default_factory=list)
+    rejected: list[Rejected] = Field(default_factory=list)
+    train: dict[str, Number] = Field(default_factory=dict)
+    method: dict[str, Number] = Field(default_factory=dict)
+    clients: list[Training] = Field(default_factory=list)
+    evaluation: Evaluation | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run read back: what it was, and its rounds in order."""
+
+    folder: Path
+    meta: Meta
+    rounds: tuple[Round, ...]
+
+    @property
+    def evaluated(self) -> list[tuple[Round, Evaluation]]:
+        """The rounds that were evaluated, each with its evaluation."""
+        return [(r, r.evaluation) for r in self.rounds if r.evaluation is not None]
+
+
+_ROUND = TypeAdapter(Round)
+
+
+def read_run(folder: Path) -> Run:
+    """Read the record in ``folder``.
+
+    Raises
+    ------
+    RunError: there is no such folder, it holds no run, or its record is damaged elsewhere than in
+        the last line.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RunError(f"no run folder {folder}; give the folder that a run has written")
+    return Run(folder, _read_meta(folder), _read_rounds(folder))
+
+
+def _read_meta(folder: Path) -> Meta:
+    path = folder / META
+    try:
+        return Meta.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise RunError(
+            f"{folder} holds no run: it has no {META}; give the folder that a run has written"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read as a run: {_first(error)}") from None
+
+
+def _read_rounds(folder: Path) -> tuple[Round, ...]:
+    path = folder / METRICS
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {_first(error)}") from None
+    rounds: dict[int, Round] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = _ROUND.validate_json(line)
+        except ValidationError as error:
+            if number == len(lines):
+                break
+            raise RunError(
+                f"{path}, line {number} is not the record of a round: {_first(error)}; "
+                "restore the file, or take that line out"
+            ) from None
+        # A resumed run may play a round again: the later record is the one that counts.
+        rounds[record.round] = record
+    return tuple(rounds[number] for number in sorted(rounds))
+
+
+def _first(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        item = error.errors()[0]
+        where = ".".join(str(part) for part in item["loc"])
+        return f"{where}: {item['msg']}" if where else str(item["msg"])
+    return str(error)

@@ -1,0 +1,243 @@
+"""The sections of the page of one run."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from server_app.runs import scores, words
+from server_app.runs.charts import line_chart, paired_chart, stacked_chart
+from server_app.runs.marks import BASE, Band, Chart, Series
+from server_app.runs.record import Evaluation, Round, Run
+from server_app.runs.scales import PERCENT, Unit, fixed, significant
+from server_app.runs.sections import (
+    Column,
+    Line,
+    Section,
+    Table,
+    agreement,
+    drawn,
+    evaluation_series,
+    judged,
+    losses,
+    other_metrics,
+    phases,
+    traffic,
+)
+
+_COLUMNS_DRAWN = 200  # clients in a client-by-client chart
+_SHARES = (0.0, 1.0)
+
+
+def sections_of(run: Run) -> list[Section]:
+    """All sections for which the record has data, in order."""
+    line = [Line(run, run.meta.run, "0")]
+    found = [
+        _accuracy(run),
+        _clients(run),
+        losses(line),
+        agreement(line),
+        other_metrics(line),
+        traffic(line),
+        phases(run),
+        _replies(run),
+        _devices(run),
+    ]
+    return [section for section in found if section is not None]
+
+
+def facts_of(run: Run) -> list[tuple[str, str, str]]:
+    """The figures below the headline: name, value, remark."""
+    final, best = scores.last(run), scores.best(run)
+    facts = []
+    if final is not None and math.isfinite(final.after):
+        spread = f"± {fixed(100 * final.std, 1)} over clients" if math.isfinite(final.std) else ""
+        if words.adapts(run):
+            facts.append(("After adaptation", PERCENT.text(final.after), spread))
+            facts.append(("Before", PERCENT.text(final.before), "the model as it is sent"))
+        else:
+            facts.append(("Accuracy", PERCENT.text(final.after), spread))
+    if best is not None and final is not None and best.round != final.round:
+        facts.append(("Best", PERCENT.text(best.after), f"in round {best.round}"))
+    down, up = scores.moved(run)
+    if down or up:
+        facts.append(("Moved", words.size(down + up), f"{words.size(up)} of it up"))
+    if total := scores.seconds(run):
+        done = max(run.rounds[-1].round, 1)
+        facts.append(("Time", words.duration(total), f"{words.duration(total / done)} a round"))
+    return facts
+
+
+def _accuracy(run: Run) -> Section | None:
+    pairs = judged(run)
+    if not any(math.isfinite(e.accuracy_after) for _, e in pairs):
+        return None
+    line = Line(run, "after", "0")
+    series = [evaluation_series(line, lambda e: e.accuracy_after)]
+    text = []
+    if words.adapts(run):
+        before = evaluation_series(Line(run, "before", BASE), lambda e: e.accuracy_before)
+        series.append(before)
+        steps = run.meta.settings.get("evaluation.steps")
+        how = (
+            f"{words.count(steps, 'gradient step')} on" if isinstance(steps, int) else "training on"
+        )
+        text.append(f"After: {how} a client's own few labelled images. Before: none.")
+    else:
+        series = [Series("accuracy", series[0].x, series[0].y, "0")]
+    samples = [[c.accuracy_after for c in e.clients] for _, e in pairs]
+    low, high = scores.spread(samples, 10, 90)
+    bands = []
+    if any(map(math.isfinite, low)):
+        bands = [Band("8 of 10 clients", series[0].x, low, high, "0")]
+        text.append("The band holds 8 of 10 clients after adaptation.")
+    chart = line_chart("Accuracy", series, PERCENT, bands=bands, height=320, limits=_SHARES)
+    where = "clients that never took part" if run.meta.clients.get("targets") else "clients"
+    return Section("accuracy", f"Accuracy on {where}", text, [chart])
+
+
+def _clients(run: Run) -> Section | None:
+    """The last and the best evaluation, client by client."""
+    usable = [pair for pair in run.evaluated if pair[1].clients]
+    if not usable:
+        return None
+    final, best = usable[-1], scores.best(run)
+    shown = {final[0].round: ("last evaluation", final)}
+    if best is not None:
+        top = next((p for p in usable if p[0].round == best.round), final)
+        if top[0].round == final[0].round:
+            shown = {final[0].round: ("last and best evaluation", final)}
+        else:
+            shown[top[0].round] = ("best evaluation", top)
+    charts = [
+        _pairs(f"Round {number}, {what}", pair[1])
+        for number, (what, pair) in sorted(shown.items())
+        if any(math.isfinite(c.accuracy_after) for c in pair[1].clients)
+    ]
+    if not charts:
+        return None
+    text = ["A column is a client: ring before adaptation, dot after. Sorted by accuracy after."]
+    text += _extremes(final[1])
+    return Section("clients", "Client by client", text, charts)
+
+
+def _pairs(title: str, evaluation: Evaluation) -> Chart:
+    clients = sorted(evaluation.clients, key=lambda c: c.accuracy_after)
+    stride = math.ceil(len(clients) / _COLUMNS_DRAWN)
+    clients = clients[::stride]
+    heads = [f"client {c.client}" for c in clients]
+    before, after = [c.accuracy_before for c in clients], [c.accuracy_after for c in clients]
+    chart = paired_chart(title, heads, before, after, PERCENT, limits=_SHARES)
+    chart.note = f"every {stride}th client" if stride > 1 else ""
+    return chart
+
+
+def _extremes(evaluation: Evaluation) -> list[str]:
+    usable = [c for c in evaluation.clients if math.isfinite(c.accuracy_after)]
+    if len(usable) < 2:
+        return []
+    worst = min(usable, key=lambda c: c.accuracy_after)
+    said = [f"The lowest is client {worst.client} with {PERCENT.text(worst.accuracy_after)}."]
+    lost = sum(c.accuracy_after < c.accuracy_before for c in usable)
+    if lost:
+        verb = "is" if lost == 1 else "are"
+        said.append(f"{words.count(lost, 'client')} {verb} worse off for it (orange).")
+    return said
+
+
+def _replies(run: Run) -> Section | None:
+    asked = sum(r.asked for r in run.rounds)
+    if not asked:
+        return None
+    missing = sum(len(r.missing) for r in run.rounds)
+    rejected = sum(len(r.rejected) for r in run.rounds)
+    if not missing and not rejected:
+        return Section("replies", "Replies", [f"All {asked} requests were answered and admitted."])
+    text = [
+        f"Of {words.count(asked, 'request')}, {asked - missing - rejected} were answered and "
+        f"admitted, {missing} stayed without a reply and {rejected} replies were rejected. "
+        "None of those touched the model."
+    ]
+    rounds = [r for r in drawn(run) if r.asked]
+    x = [float(r.round) for r in rounds]
+    values = {
+        "admitted": [r.asked - len(r.missing) - len(r.rejected) for r in rounds],
+        "missing": [len(r.missing) for r in rounds],
+        "rejected": [len(r.rejected) for r in rounds],
+    }
+    styles = {"admitted": BASE, "missing": "4", "rejected": "3"}
+    parts = [
+        Series(name, x, list(map(float, amounts)), styles[name])
+        for name, amounts in values.items()
+        if name == "admitted" or any(amounts)
+    ]
+    chart = stacked_chart("Replies each round", [r.round for r in rounds], parts, Unit("", 1, 0))
+    columns = [
+        Column("What"),
+        Column("Reason"),
+        Column("Times", True),
+        Column("Nodes"),
+        Column("Rounds"),
+    ]
+    rows = [
+        [i.kind, i.reason, str(i.count), some(i.nodes), span(i.rounds)]
+        for i in scores.incidents(run)
+    ]
+    return Section("replies", "Replies", text, [chart], [Table(columns, rows)])
+
+
+def _devices(run: Run) -> Section | None:
+    """A line for each node that was asked to train."""
+    answered: dict[str, list[tuple[Round, Any]]] = defaultdict(list)
+    lost: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for record in run.rounds:
+        for part in record.clients:
+            answered[part.node].append((record, part))
+        for missing in record.missing:
+            lost[missing.node][0] += 1
+        for rejected in record.rejected:
+            lost[rejected.node][1] += 1
+    nodes = sorted({*answered, *lost}, key=lambda node: (len(node), node))
+    if not nodes:
+        return None
+    names = [
+        "Node",
+        "Clients",
+        "Answers",
+        "Missing",
+        "Rejected",
+        "Mean time",
+        "Longest",
+        "Last loss",
+    ]
+    columns = [Column(name, i > 1) for i, name in enumerate(names)]
+    rows = []
+    for node in nodes:
+        parts = [part for _, part in answered[node]]
+        seconds = scores.finite(part.seconds for part in parts)
+        clients = list(dict.fromkeys(part.client for part in parts))
+        rows.append(
+            [
+                node,
+                some(clients),
+                str(len({record.round for record, _ in answered[node]})),
+                *map(str, lost[node]),
+                words.duration(sum(seconds) / len(seconds)) if seconds else "–",
+                words.duration(max(seconds)) if seconds else "–",
+                significant(parts[-1].loss) if parts else "–",
+            ]
+        )
+    text = [f"{words.count(len(nodes), 'node')} took part in training or was asked to."]
+    table = Table(columns, rows, fold=f"Every node ({len(nodes)})")
+    return Section("devices", "Devices", text, [], [table])
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def span(rounds: tuple[int, int]) -> str:
+    """``3`` or ``3 to 40``."""
+    return str(rounds[0]) if rounds[0] == rounds[1] else f"{rounds[0]} to {rounds[1]}"
