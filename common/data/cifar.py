@@ -5,12 +5,17 @@ A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common.data.images import Indices, Pixels, Raw
 from common.errors import DataError
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
 
 
 def read(folder: Path, name: str) -> Raw | None:
@@ -29,7 +34,7 @@ def read(folder: Path, name: str) -> Raw | None:
     if not (root / kind.base_folder).is_dir():
         return None
     try:
-        parts = [kind(root, train=train) for train in (True, False)]
+        parts = _parts(kind, root)
     except RuntimeError as error:
         raise DataError(
             f"{root / kind.base_folder} is not complete or damaged; unpack {kind.filename} again"
@@ -46,3 +51,9 @@ def read(folder: Path, name: str) -> Raw | None:
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
     return Raw(tuple(parts[0].classes), labels, pixels_of, str(root / kind.base_folder))
+
+
+@lru_cache(maxsize=1)
+def _parts(kind: type[CIFAR10], root: Path) -> list[CIFAR10]:
+    """Train and test part, kept: a process that simulates many clients reads them once."""
+    return [kind(root, train=train) for train in (True, False)]

@@ -10,7 +10,7 @@ import gzip
 import math
 import struct
 import zlib
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -28,12 +28,14 @@ def read_idx(path: Path) -> Pixels:
     DataError: the file is damaged or of another kind.
     """
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            shape, start = _header(cast(BinaryIO, file), path)
-            if path.suffix != ".gz":
-                return np.memmap(path, np.uint8, "r", start, shape)
-            values = np.frombuffer(file.read(), np.uint8)
-        return values.reshape(shape)
+        status = path.stat()
+        if path.suffix == ".gz":
+            return _unpacked(path, status.st_mtime_ns, status.st_size)
+        with path.open("rb") as file:
+            shape, start = _header(file)
+        if status.st_size != start + math.prod(shape):
+            raise ValueError(f"{status.st_size} bytes, not {start + math.prod(shape)}")
+        return np.memmap(path, np.uint8, "r", start, shape)
     except (OSError, EOFError, zlib.error, ValueError, struct.error) as error:
         raise DataError(f"{path} is damaged ({error}); bring a fresh copy") from error
 
@@ -91,15 +93,20 @@ def read(
     return Raw(classes, joined, pixels_of, str(folder))
 
 
-def _header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], int]:
+@lru_cache(maxsize=4)
+def _unpacked(path: Path, _changed: int, _size: int) -> Pixels:
+    """A gzipped file's values, kept: a process that simulates many clients unpacks them once."""
+    with gzip.open(path) as file:
+        shape, _ = _header(cast(BinaryIO, file))
+        values = np.frombuffer(file.read(), np.uint8)
+    return values.reshape(shape)
+
+
+def _header(file: BinaryIO) -> tuple[tuple[int, ...], int]:
     zeros, kind, dimensions = struct.unpack(">HBB", file.read(4))
     if zeros != 0 or kind != 8 or dimensions == 0:
         raise ValueError("not an IDX file of unsigned bytes")
-    shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
-    start = 4 + 4 * dimensions
-    if path.suffix != ".gz" and path.stat().st_size != start + math.prod(shape):
-        raise ValueError(f"{path.stat().st_size} bytes, not {start + math.prod(shape)}")
-    return shape, start
+    return struct.unpack(f">{dimensions}I", file.read(4 * dimensions)), 4 + 4 * dimensions
 
 
 def _find(folder: Path, name: str) -> Path | None:

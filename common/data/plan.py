@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -75,8 +76,9 @@ class Plan:
 def plan(labels: Indices, settings: DataSettings) -> Plan:
     """Deal a pool out: a pure function of ``labels`` and ``settings``.
 
-    The server's parts keep each class's share of the pool. The server's parts and the sources do
-    not change when ``targets`` does, for the pair partitions with random pairs.
+    The server's parts keep each class's share of the pool. They do not depend on ``targets``,
+    and with random pairs the sources' images do not, either. The last plans are kept, for
+    processes that simulate many clients.
 
     Parameters
     ----------
@@ -86,7 +88,12 @@ def plan(labels: Indices, settings: DataSettings) -> Plan:
     ------
     DataError: too few images; the message says how many are there and which setting to lower.
     """
-    labels = np.asarray(labels, np.int64)
+    return _plan(np.ascontiguousarray(labels, np.int64).tobytes(), settings)
+
+
+@lru_cache(maxsize=4)
+def _plan(content: bytes, settings: DataSettings) -> Plan:
+    labels = np.frombuffer(content, np.int64)
     _check(labels, settings)
     pretrain, server, rest = server_parts(labels, settings)
     shares = deal(labels, rest, settings)
@@ -152,7 +159,7 @@ def split(
 
 def _check(labels: Indices, settings: DataSettings) -> None:
     classes = len(np.unique(labels))
-    if labels.ndim != 1 or classes < 2 or labels.min() < 0:
+    if classes < 2 or labels.min() < 0:
         raise DataError(f"a plan needs labels from 0 of at least 2 classes, not {classes}")
     least = (settings.sources + settings.targets) * settings.samples_min
     wanted = settings.pretrain_images + settings.server_images + least

@@ -212,3 +212,10 @@ def test_too_few_images(changes: dict[str, object], words: str) -> None:
 def test_labels_of_one_class_are_refused() -> None:
     with pytest.raises(DataError, match="at least 2 classes, not 1"):
         plan(np.zeros(5000, np.int64), DataSettings())
+
+
+def test_many_clients_in_one_process_share_one_plan() -> None:
+    labels = uniform(10, 200)
+    assert plan(labels, DataSettings()) is plan(labels.copy(), DataSettings())
+    labels[:2] = labels[1::-1]
+    assert plan(labels, DataSettings()).digest() != plan(uniform(10, 200), DataSettings()).digest()
