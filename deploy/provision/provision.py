@@ -21,6 +21,7 @@ from pathlib import Path
 
 from common.errors import FleetError, SettingsError
 from deploy.provision import certificates as x509
+from deploy.provision.issue import authority, kept, server_certificate
 from deploy.provision.keys import new_private_key, public_line
 from deploy.provision.node_kit import node_kit
 from deploy.provision.registry import Admitted, Registry, Revoked, read_registry
@@ -176,9 +177,15 @@ def _write(
     folder = outcome.folder
     make_private(folder / "nodes")
     put(folder / "fleet.json", registry.text(), PUBLIC)
-    ca = _authority(registry, outcome, now, within)
-    key, certificate = _server_certificate(registry, ca, outcome, now, within)
-    secret = _kept(folder / "server" / "executor.secret", secrets.token_bytes(48))
+    try:
+        ca = authority(registry, folder, outcome.notes, now, within)
+        key, certificate = server_certificate(registry, ca, folder, outcome.notes, now, within)
+    except ValueError as problem:
+        raise FleetError(
+            f"a key or certificate in {folder}/ca or {folder}/server is damaged ({problem}): "
+            "restore it from a copy"
+        ) from None
+    secret = kept(folder / "server" / "executor.secret", secrets.token_bytes(48))
     kit = server_kit(registry, ca=ca, certificate=certificate, key=key, secret=secret)
     stale = folder / "server" / "nodes"
     for public in stale.glob("*.pub"):
@@ -209,68 +216,3 @@ def _remove_others(folder: Path, registry: Registry) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
-
-
-def _authority(registry: Registry, outcome: Outcome, now: datetime, within: timedelta) -> bytes:
-    path = outcome.folder / "ca" / "ca.crt"
-    old = path.read_bytes() if path.exists() else None
-    if old and x509.expiry(old) > now + within:
-        return old
-    if old and not path.with_name("ca.key").exists():
-        raise _no_ca_key(outcome.folder, "the CA's certificate ends")
-    key = _kept(path.with_name("ca.key"), x509.new_key())
-    new = x509.make_authority(key, registry.name, registry.server.ca_days, now)
-    put(path, new, PUBLIC)
-    if old:
-        outcome.notes.append(
-            f"the CA was renewed with its old key: give each device its new ca.crt before "
-            f"{x509.expiry(old):%Y-%m-%d}"
-        )
-    return new
-
-
-def _server_certificate(
-    registry: Registry, ca: bytes, outcome: Outcome, now: datetime, within: timedelta
-) -> tuple[bytes, bytes]:
-    folder, server = outcome.folder / "server", registry.server
-    key = _kept(folder / "server.key", x509.new_key())
-    path = folder / "server.crt"
-    names, renewed = x509.alternative_names(server.names), path.exists()
-    if renewed:
-        old = path.read_bytes()
-        # An authority about to end bounds the certificate's end: renewing again gains nothing.
-        fresh = x509.expiry(old) > now + within or x509.expiry(old) >= x509.expiry(ca) > now
-        if fresh and _fits(old, key, ca, names):
-            return key, old
-    signer = outcome.folder / "ca" / "ca.key"
-    if not signer.exists():
-        raise _no_ca_key(outcome.folder, "the server needs a new certificate")
-    new = x509.make_server_certificate(
-        signer.read_bytes(), ca, key, server.names, server.certificate_days, now
-    )
-    put(path, new, PUBLIC)
-    if renewed:
-        outcome.notes.append(
-            f"the server has a new certificate, until {x509.expiry(new):%Y-%m-%d}: deliver its "
-            "kit and restart it"
-        )
-    return key, new
-
-
-def _fits(certificate: bytes, key: bytes, ca: bytes, names: list[str]) -> bool:
-    return (
-        x509.belongs_to(certificate, key)
-        and x509.signed_by(certificate, ca)
-        and set(x509.names_in(certificate)) == set(names)
-    )
-
-
-def _no_ca_key(folder: Path, reason: str) -> FleetError:
-    return FleetError(f"{reason}, but {folder}/ca/ca.key is not there: put it back for this call")
-
-
-def _kept(path: Path, fallback: bytes) -> bytes:
-    """The secret in a file, or ``fallback``, which is then written there."""
-    if not path.exists():
-        put(path, fallback, SECRET)
-    return path.read_bytes()

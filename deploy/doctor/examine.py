@@ -1,0 +1,122 @@
+"""All checks of a device or a server, one after the other; none of them can stop the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from client_app.settings import read_node_config
+from common.errors import AugFlowerError, SettingsError
+from deploy.doctor import board, folders, resources, server, versions
+from deploy.doctor.address import check_reachable, split_address
+from deploy.doctor.encryption import check_ca, check_encryption
+from deploy.doctor.finding import Finding, error, ok, skipped
+from deploy.doctor.identity import check_identity, check_key
+from deploy.doctor.patient import Device, Server
+from deploy.doctor.processor import check_atomics, check_torch
+from deploy.doctor.teacher import check_teacher
+from deploy.provision.places import join_address
+
+Check = Callable[[], Finding | list[Finding]]
+
+
+def examine(patient: Device | Server) -> Iterator[Finding]:
+    """Findings as they come, so that progress can be shown."""
+    return examine_device(patient) if isinstance(patient, Device) else examine_server(patient)
+
+
+def examine_device(device: Device) -> Iterator[Finding]:
+    """All checks of a device."""
+    needed = resources.memory_needed(device.parameters)
+    yield from _machine(device.flower, needed)
+    yield from _guarded("disk", lambda: resources.check_disk(device.state))
+    yield from _guarded("state folder", lambda: folders.check_state_folder(device.state))
+    yield from _guarded("node settings", lambda: _check_settings(device))
+    if device.data is None:
+        yield skipped("data folder", "the node has no images of its own")
+    else:
+        data = device.data
+        yield from _guarded("data folder", lambda: folders.check_data_folder(data))
+    yield from _guarded("teacher", lambda: check_teacher(device.teacher, device.teacher_weights))
+    yield from _guarded("throttling", board.check_throttling)
+    yield from _guarded("temperature", board.check_temperature)
+    yield from _connection(device)
+
+
+def examine_server(patient: Server) -> Iterator[Finding]:
+    """All checks of a server, on the server's own machine."""
+    yield from _machine(patient.flower, resources.memory_needed())
+    yield from _guarded("disk", lambda: resources.check_disk(patient.state, 2000 * resources.MIB))
+    yield from _guarded("state folder", lambda: folders.check_state_folder(patient.state))
+    yield from _guarded("database", lambda: folders.check_database_folder(patient.state))
+    yield from _guarded("CA certificate", lambda: check_ca(patient.kit / "ca.crt"))
+    yield from _guarded("certificate", lambda: server.check_certificate(patient.kit, patient.names))
+    yield from _guarded(
+        "control port", lambda: server.check_control_port(patient.names, patient.control_port)
+    )
+    own = join_address("127.0.0.1", patient.fleet_port)
+    yield from _connection(Device(server=own, ca=patient.kit / "ca.crt"))
+    yield from _guarded("nodes", lambda: server.check_registrations(patient.kit))
+
+
+def _machine(flower: str, memory: int) -> Iterator[Finding]:
+    yield from _guarded("python", versions.check_python)
+    yield from _guarded("flower", lambda: versions.check_flower(flower))
+    yield from _guarded("processor", check_atomics)
+    yield from _guarded("torch", check_torch)
+    yield from _guarded("memory", lambda: resources.check_memory(memory))
+
+
+def _connection(device: Device) -> Iterator[Finding]:
+    """From the name to the key: each step only when the one before it succeeded."""
+    if device.ca is not None and not device.insecure:
+        ca = device.ca
+        yield from _guarded("CA certificate", lambda: check_ca(ca))
+    if device.key is not None:
+        key = device.key
+        yield from _guarded("key", lambda: check_key(key))
+    try:
+        host, port = split_address(device.server)
+    except SettingsError as problem:
+        yield error("server", str(problem), "correct superlink in kit.toml")
+        return
+    steps: list[tuple[str, Check]] = [
+        ("server", lambda: check_reachable(host, port)),
+        ("TLS", lambda: check_encryption(host, port, device.ca, insecure=device.insecure)),
+        (
+            "registration",
+            lambda: check_identity(device.server, device.key, device.ca, insecure=device.insecure),
+        ),
+    ]
+    healthy = True
+    for name, step in steps:
+        if not healthy:
+            yield skipped(name, "cannot be known before the errors above are cured")
+            continue
+        for finding in _guarded(name, step):
+            healthy = healthy and finding.status != "error"
+            yield finding
+
+
+def _check_settings(device: Device) -> Finding:
+    if not device.settings:
+        return skipped("node settings", "no settings are given")
+    try:
+        node = read_node_config(device.settings)
+    except AugFlowerError as problem:
+        return error("node settings", str(problem), "correct node.toml")
+    who = f"clients {node.clients}" if node.clients else f"a {node.role} with its own images"
+    return ok("node settings", who)
+
+
+def _guarded(name: str, check: Check) -> Iterator[Finding]:
+    try:
+        found = check()
+    except Exception as problem:
+        # The doctor must get to its end: what a check did not foresee is a finding, too.
+        yield error(
+            name,
+            f"the check itself failed: {type(problem).__name__}: {problem}",
+            "report this with the text above",
+        )
+        return
+    yield from found if isinstance(found, list) else [found]

@@ -1,0 +1,76 @@
+"""Memory and disk that are free, against what a run needs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from deploy.doctor.finding import Finding, error, ok, skipped, warning
+
+MIB = 2**20
+# Measured with flwr 1.39 and torch, resident: a SuperNode, and the process of one message.
+NODE, MESSAGE = 135 * MIB, 390 * MIB
+# Flower's process of a message peaks at 5.5 times the payload, float32.
+PAYLOADS = 5.5
+
+
+def memory_needed(parameters: int = 0, teacher: int = 0) -> int:
+    """Bytes that a node needs while it trains.
+
+    Parameters
+    ----------
+    parameters: number of the client model's parameters.
+    teacher: number of the local teacher's parameters, 0 without one.
+    """
+    return int(NODE + MESSAGE + 4 * (PAYLOADS * parameters + teacher))
+
+
+def check_memory(needed: int, root: Path = Path("/")) -> Finding:
+    """Free memory, within the container's limit if there is one, against ``needed`` bytes."""
+    free = _available(root)
+    if free is None:
+        return skipped("memory", "this system does not say how much memory is free")
+    text = f"{free / MIB:.0f} MiB free, {needed / MIB:.0f} MiB needed"
+    if free >= needed:
+        return ok("memory", text)
+    swap = _meminfo(root).get("SwapFree", 0)
+    cure = "stop other programs, choose a smaller model, or raise the container's memory limit"
+    if free + swap >= needed:
+        return warning("memory", f"{text}; the rest would be swapped, which is slow", cure)
+    return error("memory", text, f"{cure}; swap keeps a small board from failing")
+
+
+def check_disk(folder: Path, needed: int = 500 * MIB) -> Finding:
+    """Free disk space under ``folder``, or its nearest existing parent, against ``needed``."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    text = f"{free / MIB:.0f} MiB free at {place}, {needed / MIB:.0f} MiB needed"
+    if free >= needed:
+        return ok("disk", text)
+    return error(
+        "disk", text, "delete old runs, and old apps in $FLWR_HOME/apps, which Flower never cleans"
+    )
+
+
+def _available(root: Path) -> int | None:
+    free = _meminfo(root).get("MemAvailable")
+    group = root / "sys/fs/cgroup"
+    try:
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+    except (OSError, ValueError):  # no control group, or "max": no limit
+        return free
+    within = max(limit - used, 0)
+    return within if free is None else min(free, within)
+
+
+def _meminfo(root: Path) -> dict[str, int]:
+    """``/proc/meminfo`` in bytes."""
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+    except OSError:
+        return {}
+    pairs = (line.split(":") for line in lines if ":" in line)
+    return {key: int(value.split()[0]) * 1024 for key, value in pairs if value.split()}
