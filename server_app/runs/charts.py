@@ -9,6 +9,7 @@ from typing import Any
 from server_app.runs import scales
 from server_app.runs.marks import (
     BASE,
+    WIDE,
     Band,
     Chart,
     Dot,
@@ -67,7 +68,7 @@ def line_chart(
     values = [v for s in series for v in s.y] + [v for b in bands for v in (*b.low, *b.high)]
     ypos, yticks = vertical(values, unit, height, log=log, limits=limits, zero=zero)
     xs = sorted({x for s in series for x in s.x if math.isfinite(x)})
-    xpos, xticks = horizontal(xs, xunit)
+    xpos, xticks = horizontal(xs, xunit, wide=height >= WIDE)
 
     def head(x: float) -> str:
         return xunit.text(x) if xunit else f"{xname} {x:.0f}"
@@ -104,7 +105,9 @@ def stacked_chart(
     # A thinned list of rounds has wider bars.
     width = min((b - a for a, b in itertools.pairwise(rounds)), default=1)
     xpos = Scale(min(rounds) - width / 2, max(rounds) + width / 2, 0, 100)
-    xticks = [Tick(xpos(t), f"{t:.0f}") for t in scales.round_ticks(min(rounds), max(rounds))]
+    count = 5 if max(rounds) < 1000 else 3
+    ticks = scales.round_ticks(min(rounds), max(rounds), count)
+    xticks = [Tick(xpos(tick), f"{tick:.0f}") for tick in ticks]
     half = width * (0.4 if len(rounds) <= 60 else 0.5)
 
     def head(x: float) -> str:
@@ -123,7 +126,11 @@ def stacked_chart(
         chart.paths.append(Path("".join(d), "bar", part.style))
     chart.legend = [(part.name, part.style) for part in parts]
     chart.swatch, chart.keep_legend = "area", True
-    chart.tips = _tips(parts, (), [float(r) for r in rounds], xpos, unit, head)
+    recorded = []
+    for p in parts:
+        kept = [(x, y) for x, y in zip(p.x, p.y, strict=True) if math.isfinite(y)]
+        recorded.append(Series(p.name, [x for x, _ in kept], [y for _, y in kept], p.style))
+    chart.tips = _tips(recorded, (), [float(r) for r in rounds], xpos, unit, head)
     return chart
 
 
@@ -174,16 +181,17 @@ def paired_chart(
 def strip_chart(title: str, strips: Sequence[Strip], unit: Unit) -> Chart:
     """A row of stacked dots for each strip, its mean below with 95 % of the sampling error."""
     values = [v for strip in strips for v in strip.values.values() if math.isfinite(v)]
+    bare = Unit(scale=unit.scale)
     low, high = min([*values, 0.0]) / unit.scale, max([*values, 0.0]) / unit.scale
     ticks = [tick * unit.scale for tick in scales.linear_ticks(low, high, 6)]
     xpos = Scale(ticks[0], ticks[-1], 0, 100)
-    xticks = [Tick(xpos(t), label) for t, label in zip(ticks, unit.ticks(ticks), strict=True)]
+    xticks = [Tick(xpos(t), label) for t, label in zip(ticks, bare.ticks(ticks), strict=True)]
     described = "; ".join(
         f"{strip.name}: mean {unit.signed(strip.mean)} over {len(strip.values)} clients"
         for strip in strips
     )
     chart = Chart(title, described, _STRIP_ROW * len(strips), [], xticks)
-    chart.zero = xpos(0.0)
+    chart.zero, chart.note = xpos(0.0), unit.suffix
     for index, strip in enumerate(strips):
         top = _STRIP_ROW * index
         chart.dots += _stack(strip, xpos, top + _STRIP_FLOOR, unit)

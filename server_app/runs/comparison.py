@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from server_app.runs import scores, words
 from server_app.runs.charts import Strip, line_chart, strip_chart
+from server_app.runs.costs import phase_totals, traffic
 from server_app.runs.marks import Band, Series
 from server_app.runs.record import Run
 from server_app.runs.scales import PERCENT, POINTS, byte_unit, fixed
@@ -18,7 +19,6 @@ from server_app.runs.sections import (
     judged,
     losses,
     other_metrics,
-    traffic,
 )
 
 _SHARES = (0.0, 1.0)
@@ -44,11 +44,8 @@ def sections_of(lines: Sequence[Line], base: int) -> list[Section]:
 
 def results(lines: Sequence[Line], base: int) -> Table:
     """The table at the top: what each run reached and what it cost."""
-    names = [
-        "Run", "Status", "Rounds", "Accuracy", "Spread", "Best", f"Against {lines[base].name}",
-        "Down", "Up", "Time",
-    ]  # fmt: skip
-    columns = [Column(name, i > 1) for i, name in enumerate(names)]
+    names = ["Accuracy", "Difference", "Spread", "Best", "Rounds", "Down", "Up", "Time"]
+    columns = [Column("Run"), *(Column(name, True) for name in names), Column("Status")]
     rows = []
     for i, line in enumerate(lines):
         run, final, best = line.run, scores.last(line.run), scores.best(line.run)
@@ -59,15 +56,15 @@ def results(lines: Sequence[Line], base: int) -> Table:
         rows.append(
             [
                 line.name,
-                status,
-                str(run.rounds[-1].round if run.rounds else 0),
                 _percent(final.after) if final else "–",
+                "reference" if i == base else words.difference_text(found),
                 fixed(100 * final.std, 1) if final and math.isfinite(final.std) else "–",
                 f"{_percent(best.after)} (round {best.round})" if best else "–",
-                words.difference_text(found),
+                str(run.rounds[-1].round if run.rounds else 0),
                 words.size(down) if down else "–",
                 words.size(up) if up else "–",
                 words.duration(scores.seconds(run)) if run.rounds else "–",
+                status,
             ]
         )
     return Table(columns, rows, [line.style for line in lines])
@@ -102,7 +99,9 @@ def _accuracy(lines: Sequence[Line]) -> Section | None:
             text.append("The bands hold the middle half of the clients.")
     where = "clients that never took part" if _targets(lines) else "clients"
     adapted = "after adaptation " if words.adapts(lines[0].run) else ""
-    chart = line_chart("Accuracy", series, PERCENT, bands=bands, height=340, limits=_SHARES)
+    chart = line_chart(
+        "Mean over clients", series, PERCENT, bands=bands, height=340, limits=_SHARES
+    )
     return Section("accuracy", f"Accuracy {adapted}on {where}", text, [chart])
 
 
@@ -118,16 +117,24 @@ def _by_client(lines: Sequence[Line], base: int) -> Section | None:
     if not strips:
         return None
     text = [
-        f"A dot is a client: its accuracy minus that with {lines[base].name}, last evaluations. "
+        f"A dot is a client: its last accuracy minus that in the run “{lines[base].name}”. "
         "The mark below is the mean, its line 95\u00a0% of the sampling error."
     ]
     first = list(strips[0].values.values())
     if len(strips) == 1:
-        better, worse = (sum(s * v > 0 for v in first) for s in (1, -1))
-        same = len(first) - better - worse
-        text.append(f"{better} are better, {worse} worse, {same} the same.")
+        text.append(_who(first))
     chart = strip_chart("Difference for each client", strips, POINTS)
     return Section("by-client", "Who gains", text, [chart])
+
+
+def _who(differences: Sequence[float]) -> str:
+    better, worse = (sum(side * v > 0 for v in differences) for side in (1, -1))
+    equal = sum(v == 0 for v in differences)
+    parts = [f"{better} of {words.count(len(differences), 'client')} gain"]
+    parts += [
+        f"{number} {verb}" for number, verb in ((worse, "lose"), (equal, "end equal")) if number
+    ]
+    return ", ".join(parts) + "."
 
 
 def _before(lines: Sequence[Line]) -> Section | None:
@@ -137,7 +144,7 @@ def _before(lines: Sequence[Line]) -> Section | None:
     series = [s for s in series if any(map(math.isfinite, s.y))]
     if not series:
         return None
-    chart = line_chart("Accuracy before adaptation", series, PERCENT, height=240, limits=_SHARES)
+    chart = line_chart("Mean over clients", series, PERCENT, height=240, limits=_SHARES)
     text = ["The model as it is sent, before a client has seen a label of its own."]
     return Section("before", "Before adaptation", text, [chart])
 
@@ -166,7 +173,7 @@ def _against_bytes(lines: Sequence[Line]) -> Section | None:
 
 def _time(lines: Sequence[Line]) -> Section | None:
     columns = [Column("Run"), Column("In all", True), Column("A round", True)]
-    totals = [scores.phase_seconds(line.run) for line in lines]
+    totals = [phase_totals(line.run) for line in lines]
     phases = list(dict.fromkeys(phase for total in totals for phase in total))
     if not any(sum(total.values()) for total in totals):
         return None
@@ -239,4 +246,4 @@ def _targets(lines: Sequence[Line]) -> bool:
 
 
 def _percent(share: float) -> str:
-    return PERCENT.text(share)
+    return PERCENT.text(share) if math.isfinite(share) else "–"

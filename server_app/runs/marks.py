@@ -16,8 +16,11 @@ from server_app.runs.scales import Unit
 
 BASE = "base"  # the style of what others are compared with; the rest are "0", "1", ...
 STYLES = 7  # numbered styles that the style sheet knows
-_DIGIT = 7.3  # width of a digit in the chart's font, px
-_LETTER = 6.9
+WIDE = 240  # charts of at least this height stand alone and have room for more ticks, px
+_DIGIT = 7.8  # width of a bold digit in the chart's font, px
+_LETTER = 7.1
+_NO_AXIS = 14  # room at the left of a chart without vertical axis, px
+_AXIS_NAME = 48  # least room at the left: the name of the horizontal axis stands there, px
 _LABEL_GAP = 16.0  # least distance of two labels at the right, px
 
 
@@ -104,19 +107,25 @@ class Chart:
     @property
     def left(self) -> int:
         """Room for the labels of the vertical axis, px."""
-        return round(10 + _DIGIT * max((len(tick.label) for tick in self.yticks), default=0))
+        longest = max((len(tick.label) for tick in self.yticks), default=0)
+        return max(_AXIS_NAME, round(10 + _DIGIT * longest)) if self.yticks else _NO_AXIS
 
     @property
     def right(self) -> int:
         """Room for names and values at the right, px."""
         names = max((len(label.name) + len(label.value) + 1 for label in self.labels), default=0)
-        return round(14 + _LETTER * names) if names else 8
+        return round(14 + _LETTER * names) if names else self._half_tick()
 
     @property
     def right_narrow(self) -> int:
         """Room for values alone, px."""
         values = max((len(label.value) for label in self.labels), default=0)
-        return round(12 + _DIGIT * values) if values else 8
+        return round(12 + _DIGIT * values) if values else self._half_tick()
+
+    def _half_tick(self) -> int:
+        """Room for the half of a last tick's label that is beyond the axis, px."""
+        last = max(self.xticks, key=lambda tick: tick.at, default=None)
+        return 8 + round(_DIGIT * len(last.label) / 2) if last and last.at > 90 else 8
 
 
 @dataclass(frozen=True)
@@ -160,7 +169,7 @@ def vertical(
     else:
         low = min(low, 0.0) if zero else low
         inner = (limits[0] / unit.scale, limits[1] / unit.scale)
-        count = 4 if height < 240 else 5
+        count = 5 if height >= WIDE else 4
         plain = scales.linear_ticks(low / unit.scale, high / unit.scale, count, inner)
         ticks = [tick * unit.scale for tick in plain]
         labels = unit.ticks(ticks)
@@ -168,13 +177,16 @@ def vertical(
     return position, [Tick(position(t), text) for t, text in zip(ticks, labels, strict=True)]
 
 
-def horizontal(xs: Sequence[float], unit: Unit | None) -> tuple[Scale, list[Tick]]:
+def horizontal(xs: Sequence[float], unit: Unit | None, *, wide: bool) -> tuple[Scale, list[Tick]]:
     """The horizontal axis of sorted ``xs``: rounds, or amounts from zero in ``unit``."""
     if not xs:
         return Scale(0, 1, 0, 100), []
     if unit is None:
-        scale = Scale(xs[0], xs[-1], 0, 100)
-        ticks = scales.round_ticks(math.ceil(xs[0]), math.floor(xs[-1]))
+        # Charts that begin with round 1 share their axis with those that begin before training.
+        first = 0.0 if xs[0] == 1 and len(xs) > 1 else xs[0]
+        scale = Scale(first, xs[-1], 0, 100)
+        count = 5 if wide else 4 if xs[-1] < 1000 else 2
+        ticks = scales.round_ticks(math.ceil(first), math.floor(xs[-1]), count)
         return scale, [Tick(scale(t), f"{t:.0f}") for t in ticks]
     end = xs[-1] or unit.scale
     scale = Scale(0, end, 0, 100)

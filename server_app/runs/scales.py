@@ -17,7 +17,7 @@ class Unit:
 
     suffix: str = ""
     scale: float = 1.0
-    decimals: int | None = None  # None: four significant digits
+    decimals: int | None = None  # None: three significant digits
 
     def text(self, value: float) -> str:
         """The value with its unit, as in labels and tooltips."""
@@ -38,7 +38,7 @@ class Unit:
         step = min((b - a for a, b in itertools.pairwise(shown)), default=1.0)
         decimals = decimals_of(step)
         plain = max(map(abs, shown), default=0) < 1e5 and decimals <= 4
-        labels = [fixed(v, decimals) if plain else significant(v, 3) for v in shown]
+        labels = [fixed(v, decimals) if plain else significant(v) for v in shown]
         if self.suffix and labels:
             labels[-1] += f"{NBSP}{self.suffix}"
         return labels
@@ -75,7 +75,7 @@ def fixed(value: float, decimals: int) -> str:
     return text
 
 
-def significant(value: float, digits: int = 4) -> str:
+def significant(value: float, digits: int = 3) -> str:
     """The value to so many significant digits; very large and very small ones as powers of ten."""
     if not math.isfinite(value):
         return NOT_A_NUMBER
@@ -146,7 +146,7 @@ def log_ticks(low: float, high: float, count: int = 6) -> list[float]:
 def log_labels(ticks: Sequence[float]) -> list[str]:
     """Labels of logarithmic ticks: plain numbers, or all powers of ten when any is extreme."""
     if all(1e-3 <= tick < 1e5 for tick in ticks):
-        return [significant(tick, 3) for tick in ticks]
+        return [significant(tick) for tick in ticks]
     labels = []
     for tick in ticks:
         power = math.floor(math.log10(tick) + 1e-9)

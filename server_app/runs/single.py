@@ -7,6 +7,7 @@ from typing import Any
 
 from server_app.runs import scores, words
 from server_app.runs.charts import line_chart, paired_chart, stacked_chart
+from server_app.runs.costs import phases, traffic
 from server_app.runs.marks import BASE, Band, Chart, Series
 from server_app.runs.record import Evaluation, Round, Run
 from server_app.runs.scales import PERCENT, Unit, fixed, significant
@@ -21,8 +22,6 @@ from server_app.runs.sections import (
     judged,
     losses,
     other_metrics,
-    phases,
-    traffic,
 )
 
 _COLUMNS_DRAWN = 200  # clients in a client-by-client chart
@@ -41,7 +40,6 @@ def sections_of(run: Run) -> list[Section]:
         traffic(line),
         phases(run),
         _replies(run),
-        _devices(run),
     ]
     return [section for section in found if section is not None]
 
@@ -51,7 +49,11 @@ def facts_of(run: Run) -> list[tuple[str, str, str]]:
     final, best = scores.last(run), scores.best(run)
     facts = []
     if final is not None and math.isfinite(final.after):
-        spread = f"± {fixed(100 * final.std, 1)} over clients" if math.isfinite(final.std) else ""
+        spread = (
+            f"± {fixed(100 * final.std, 1)} from client to client"
+            if math.isfinite(final.std)
+            else ""
+        )
         if words.adapts(run):
             facts.append(("After adaptation", PERCENT.text(final.after), spread))
             facts.append(("Before", PERCENT.text(final.before), "the model as it is sent"))
@@ -61,7 +63,7 @@ def facts_of(run: Run) -> list[tuple[str, str, str]]:
         facts.append(("Best", PERCENT.text(best.after), f"in round {best.round}"))
     down, up = scores.moved(run)
     if down or up:
-        facts.append(("Moved", words.size(down + up), f"{words.size(up)} of it up"))
+        facts.append(("Traffic", words.size(down + up), f"{words.size(up)} of it up"))
     if total := scores.seconds(run):
         done = max(run.rounds[-1].round, 1)
         facts.append(("Time", words.duration(total), f"{words.duration(total / done)} a round"))
@@ -91,7 +93,7 @@ def _accuracy(run: Run) -> Section | None:
     if any(map(math.isfinite, low)):
         bands = [Band("8 of 10 clients", series[0].x, low, high, "0")]
         text.append("The band holds 8 of 10 clients after adaptation.")
-    chart = line_chart("Accuracy", series, PERCENT, bands=bands, height=320, limits=_SHARES)
+    chart = line_chart(_mean_of(run), series, PERCENT, bands=bands, height=320, limits=_SHARES)
     where = "clients that never took part" if run.meta.clients.get("targets") else "clients"
     return Section("accuracy", f"Accuracy on {where}", text, [chart])
 
@@ -119,6 +121,11 @@ def _clients(run: Run) -> Section | None:
     text = ["A column is a client: ring before adaptation, dot after. Sorted by accuracy after."]
     text += _extremes(final[1])
     return Section("clients", "Client by client", text, charts)
+
+
+def _mean_of(run: Run) -> str:
+    final = scores.last(run)
+    return f"Mean over {words.count(final.clients, 'client')}" if final else "Mean over clients"
 
 
 def _pairs(title: str, evaluation: Evaluation) -> Chart:
@@ -152,7 +159,8 @@ def _replies(run: Run) -> Section | None:
     missing = sum(len(r.missing) for r in run.rounds)
     rejected = sum(len(r.rejected) for r in run.rounds)
     if not missing and not rejected:
-        return Section("replies", "Replies", [f"All {asked} requests were answered and admitted."])
+        said = f"All {words.count(asked, 'request')} were answered and admitted."
+        return Section("replies", "Replies", [said], [], _devices(run))
     text = [
         f"Of {words.count(asked, 'request')}, {asked - missing - rejected} were answered and "
         f"admitted, {missing} stayed without a reply and {rejected} replies were rejected. "
@@ -160,18 +168,12 @@ def _replies(run: Run) -> Section | None:
     ]
     rounds = [r for r in drawn(run) if r.asked]
     x = [float(r.round) for r in rounds]
-    values = {
-        "admitted": [r.asked - len(r.missing) - len(r.rejected) for r in rounds],
-        "missing": [len(r.missing) for r in rounds],
-        "rejected": [len(r.rejected) for r in rounds],
-    }
-    styles = {"admitted": BASE, "missing": "4", "rejected": "3"}
     parts = [
-        Series(name, x, list(map(float, amounts)), styles[name])
-        for name, amounts in values.items()
-        if name == "admitted" or any(amounts)
+        Series("missing", x, [float(len(r.missing)) for r in rounds], "1"),
+        Series("rejected", x, [float(len(r.rejected)) for r in rounds], "3"),
     ]
-    chart = stacked_chart("Replies each round", [r.round for r in rounds], parts, Unit("", 1, 0))
+    title = "Replies lost each round"
+    chart = stacked_chart(title, [r.round for r in rounds], parts, Unit("", 1, 0), height=120)
     columns = [
         Column("What"),
         Column("Reason"),
@@ -183,10 +185,10 @@ def _replies(run: Run) -> Section | None:
         [i.kind, i.reason, str(i.count), some(i.nodes), span(i.rounds)]
         for i in scores.incidents(run)
     ]
-    return Section("replies", "Replies", text, [chart], [Table(columns, rows)])
+    return Section("replies", "Replies", text, [chart], [Table(columns, rows), *_devices(run)])
 
 
-def _devices(run: Run) -> Section | None:
+def _devices(run: Run) -> list[Table]:
     """A line for each node that was asked to train."""
     answered: dict[str, list[tuple[Round, Any]]] = defaultdict(list)
     lost: dict[str, list[int]] = defaultdict(lambda: [0, 0])
@@ -198,8 +200,6 @@ def _devices(run: Run) -> Section | None:
         for rejected in record.rejected:
             lost[rejected.node][1] += 1
     nodes = sorted({*answered, *lost}, key=lambda node: (len(node), node))
-    if not nodes:
-        return None
     names = [
         "Node",
         "Clients",
@@ -224,12 +224,14 @@ def _devices(run: Run) -> Section | None:
                 *map(str, lost[node]),
                 words.duration(sum(seconds) / len(seconds)) if seconds else "–",
                 words.duration(max(seconds)) if seconds else "–",
-                significant(parts[-1].loss) if parts else "–",
+                _loss(parts[-1].loss) if parts else "–",
             ]
         )
-    text = [f"{words.count(len(nodes), 'node')} took part in training or was asked to."]
-    table = Table(columns, rows, fold=f"Every node ({len(nodes)})")
-    return Section("devices", "Devices", text, [], [table])
+    return [Table(columns, rows, fold=f"Node by node ({len(nodes)})")] if nodes else []
+
+
+def _loss(value: float) -> str:
+    return fixed(value, 3) if abs(value) < 1000 else significant(value)
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

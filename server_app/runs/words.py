@@ -24,7 +24,8 @@ def headline(run: Run) -> str:
         past = f", at {PERCENT.text(final.after)}" if final else ""
         return f"The run failed after {count(done, 'round')}{past}"
     if final is not None:
-        reached, whom = PERCENT.text(final.after), on_clients(run, final)
+        when = f"Round {final.round}: " if run.meta.status == "running" else ""
+        reached, whom = when + PERCENT.text(final.after), on_clients(run, final)
         if not adapts(run):
             return f"{reached} on {whom}"
         gain = POINTS.signed(final.gain)
@@ -41,7 +42,9 @@ def sentences(run: Run) -> list[str]:
     meta, final, best = run.meta, scores.last(run), scores.best(run)
     said = []
     if final and math.isfinite(final.after) and math.isfinite(final.error):
-        said.append(f"The mean over clients is known to ± {_points(final.error)} (standard error).")
+        said.append(
+            f"The mean over clients is known to ±{NBSP}{_points(final.error)} (standard error)."
+        )
     if final and best and best.round != final.round and math.isfinite(final.after):
         said.append(f"The best evaluation was {PERCENT.text(best.after)} in round {best.round}.")
     if meta.private_model:
@@ -62,7 +65,7 @@ def comparison_headline(runs: Sequence[Run], names: Sequence[str], base: int) ->
         return f"{len(runs)} runs, none with an evaluation yet"
     partner = private_partner(runs, base)
     if partner is not None and {partner, base} <= set(usable):
-        return _private_headline(runs[partner], runs[base])
+        return _private_headline(runs[partner], runs[base], alone=len(runs) == 2)
     finals = {i: _final(runs[i]) for i in usable}
     top = max(usable, key=lambda i: finals[i].after)
     said = f"{names[top]} ends highest: {PERCENT.text(finals[top].after)}"
@@ -91,11 +94,11 @@ def comparison_sentences(runs: Sequence[Run], names: Sequence[str], base: int) -
     wins, shared = scores.ahead(run, other)
     if shared > 1:
         every = "every one" if wins == shared else f"{wins}"
-        said.append(f"With it the run is ahead in {every} of the {shared} rounds that both judged.")
+        said.append(f"With it the run is ahead in {every} of {shared} evaluations.")
     if final and (reached := scores.first_round_at(run, final.after)) is not None:
         said.append(
-            f"It reaches {PERCENT.text(final.after)} in round {reached}; "
-            f"without, that is where round {final.round} ends."
+            f"It reaches in round {reached} what the run without it ends with in round "
+            f"{final.round}."
         )
     return said
 
@@ -190,7 +193,7 @@ def difference_text(found: scores.Difference | None) -> str:
     return "–" if found is None else _with_error(found)
 
 
-def _private_headline(run: Run, base: Run) -> str:
+def _private_headline(run: Run, base: Run, *, alone: bool) -> str:
     ours, theirs = _final(run), _final(base)
     gain = scores.difference(run, base)
     both = (
@@ -200,7 +203,8 @@ def _private_headline(run: Run, base: Run) -> str:
     if gain is None or abs(gain.value) < _CLEAR * gain.error:
         return f"The private model makes no clear difference: {both}"
     verb = "adds" if gain.value > 0 else "costs"
-    return f"The private model {verb} {POINTS.text(abs(gain.value))}: {both}"
+    whom = "" if alone else f" {'to' if gain.value > 0 else 'in'} {run.meta.method}"
+    return f"The private model {verb} {POINTS.text(abs(gain.value))}{whom}: {both}"
 
 
 def _final(run: Run) -> Score:
@@ -212,7 +216,7 @@ def _final(run: Run) -> Score:
 def _with_error(found: scores.Difference) -> str:
     if not math.isfinite(found.error):
         return POINTS.signed(found.value)
-    return f"{POINTS.signed(found.value).split(NBSP)[0]} ± {fixed(found.error * 100, 1)}"
+    return f"{POINTS.signed(found.value).split(NBSP)[0]} ±{NBSP}{fixed(found.error * 100, 1)}"
 
 
 def _points(share: float) -> str:
