@@ -1,0 +1,185 @@
+"""A device: Flower's SuperNode and a warm executor, as one command and one tree of processes.
+
+The process that is started imports Flower, forks the SuperNode, imports the libraries that tasks
+need, and then forks each task (see ``warm.py``). ``flower-supernode`` runs the same apps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import multiprocessing
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from common.errors import AugFlowerError, FleetError, SettingsError
+from deploy.environment import flower_environment
+from deploy.sleeps import quicken_supernode
+from deploy.warm import LIBRARIES, WarmExecutor, describe, detach_signals, end_process, preload
+
+_GRACE = 6.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """How a device runs.
+
+    Attributes
+    ----------
+    superlink: address of the server's fleet port, ``host:port``.
+    insecure: plaintext; ``root_certificates`` otherwise.
+    root_certificates: PEM file of the authority that signed the server's certificate.
+    key: this device's private key (EC, OpenSSH format); with it the device keeps its identity.
+    node_config: ``key=value ...`` or the path of a TOML file.
+    port: of the runtime API, on loopback; 0 takes a free one.
+    home: Flower's folder for the apps it receives (FLWR_HOME); None leaves it as it is.
+    threads: threads for arithmetic; None leaves it to torch.
+    libraries: what is imported once, before any task.
+    quick: shorten Flower's fixed waits and answer at once for a task that was killed.
+    """
+
+    superlink: str = "127.0.0.1:9092"
+    insecure: bool = False
+    root_certificates: Path | None = None
+    key: Path | None = None
+    node_config: str = ""
+    port: int = 0
+    home: Path | None = None
+    threads: int | None = None
+    libraries: tuple[str, ...] = LIBRARIES
+    quick: bool = True
+
+    def __post_init__(self) -> None:
+        if self.insecure == (self.root_certificates is not None):
+            raise SettingsError("give either --root-certificates FILE or --insecure")
+        if self.insecure and self.key is not None:
+            raise SettingsError("--auth needs --root-certificates: keys work over TLS only")
+        for name, path in (("--root-certificates", self.root_certificates), ("--auth", self.key)):
+            if path is not None and not path.is_file():
+                raise SettingsError(f"{name}: there is no file {path}")
+
+
+def run_node(options: NodeOptions) -> None:
+    """Be a device until stopped by a signal.
+
+    Raises
+    ------
+    FleetError: the SuperNode ended, or a library cannot be kept warm.
+    """
+    # Before anything imports flwr or torch, which read it once.
+    os.environ.update(flower_environment(options.home, options.threads))
+    signal.signal(signal.SIGTERM, _leave)
+    port = options.port or free_port()
+    secret = secrets.token_bytes(48)
+    context = multiprocessing.get_context("fork")
+    # A fork shares the pages of what was imported before it.
+    from flwr.supernode.cli.flower_supernode import flower_supernode  # noqa: F401
+    from flwr.supernode.runtime.run_clientapp import run_clientapp  # noqa: F401
+
+    with _readable_once(secret) as secret_file:
+        arguments = supernode_arguments(options, port, secret_file)
+        supernode = context.Process(target=_supernode, args=(arguments, options.quick, os.getpid()))
+        supernode.start()
+    executor = WarmExecutor(f"127.0.0.1:{port}", secret, report_deaths=options.quick)
+    try:
+        preload(options.libraries)
+        executor.run(supernode)
+    finally:
+        # A second Ctrl-C must not leave half of the tree behind.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        executor.stop()
+        ended = supernode.exitcode
+        end_process(supernode, _GRACE)
+    raise FleetError(f"the SuperNode ended with {describe(ended)}; the reason is in its log above")
+
+
+def supernode_arguments(options: NodeOptions, port: int, secret_file: str) -> list[str]:
+    """The command line of Flower's SuperNode for these options."""
+    arguments = ["--superlink", options.superlink, "--isolation", "process", "--port", str(port)]
+    arguments += ["--superexec-auth-secret-file", secret_file]
+    if options.root_certificates is None:
+        arguments += ["--insecure"]
+    else:
+        arguments += ["--root-certificates", str(options.root_certificates)]
+    if options.key is not None:
+        arguments += ["--auth-supernode-private-key", str(options.key)]
+    if options.node_config:
+        arguments += ["--node-config", options.node_config]
+    return arguments
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody uses at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _readable_once(secret: bytes) -> Iterator[str]:
+    """A path from which one forked process can read ``secret``, and no other process at all."""
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, secret)
+        os.close(writing)
+        yield f"/dev/fd/{reading}"
+    finally:
+        os.close(reading)
+
+
+def _supernode(arguments: list[str], quick: bool, parent: int) -> None:
+    detach_signals()
+    from flwr.supercore.app_utils import start_parent_process_monitor
+    from flwr.supernode.cli.flower_supernode import flower_supernode
+
+    start_parent_process_monitor(parent)
+    if quick and (found := quicken_supernode()):
+        _log.warning(
+            "Flower's %s differ from those of flwr 1.39.0: its waits are left as they are, and "
+            "rounds take longer",
+            ", ".join(found),
+        )
+    sys.argv = ["flower-supernode", *arguments]
+    flower_supernode()
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """``python -m deploy.node``: the options of ``augflower node``."""
+    parser = argparse.ArgumentParser(prog="augflower node", description="Be a device of a fleet.")
+    parser.add_argument("--superlink", default=NodeOptions.superlink, metavar="HOST:PORT")
+    parser.add_argument("--insecure", action="store_true")
+    parser.add_argument("--root-certificates", type=Path, metavar="FILE")
+    parser.add_argument("--auth", dest="key", type=Path, metavar="KEY")
+    parser.add_argument("--node-config", default="", metavar="'KEY=VALUE ...'|FILE.toml")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--flwr-home", dest="home", type=Path, metavar="FOLDER")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument(
+        "--preload", dest="libraries", type=lambda text: tuple(text.split(",")), default=LIBRARIES
+    )
+    parser.add_argument("--no-quick", dest="quick", action="store_false")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    try:
+        run_node(NodeOptions(**vars(parser.parse_args(arguments))))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except AugFlowerError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
