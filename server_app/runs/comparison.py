@@ -44,7 +44,7 @@ def sections_of(lines: Sequence[Line], base: int) -> list[Section]:
 
 def results(lines: Sequence[Line], base: int) -> Table:
     """The table at the top: what each run reached and what it cost."""
-    names = ["Accuracy", "Difference", "Spread", "Best", "Rounds", "Down", "Up", "Time"]
+    names = ["Accuracy", "Difference, points", "Spread", "Best", "Rounds", "Down", "Up", "Time"]
     columns = [Column("Run"), *(Column(name, True) for name in names), Column("Status")]
     rows = []
     for i, line in enumerate(lines):

@@ -16,6 +16,7 @@ from server_app.runs.scales import Unit
 
 BASE = "base"  # the style of what others are compared with; the rest are "0", "1", ...
 STYLES = 7  # numbered styles that the style sheet knows
+_LARGEST = 1e100
 WIDE = 240  # charts of at least this height stand alone and have room for more ticks, px
 _DIGIT = 7.8  # width of a bold digit in the chart's font, px
 _LETTER = 7.1
@@ -140,7 +141,7 @@ class Scale:
 
     def __call__(self, value: float) -> float:
         """The position of ``value``; NaN where it has none."""
-        if not math.isfinite(value) or (self.log and value <= 0):
+        if not drawable(value) or (self.log and value <= 0):
             return math.nan
         low, high, at = (
             (math.log10(self.low), math.log10(self.high), math.log10(value))
@@ -149,6 +150,11 @@ class Scale:
         )
         share = (at - low) / (high - low) if high > low else 0.5
         return self.start + share * (self.end - self.start)
+
+
+def drawable(value: float) -> bool:
+    """Whether a chart has a place for the value; the largest ones would overflow its axis."""
+    return abs(value) < _LARGEST
 
 
 def vertical(
@@ -161,7 +167,7 @@ def vertical(
     zero: bool = False,
 ) -> tuple[Scale, list[Tick]]:
     """The vertical axis that holds all finite ``values``, and its ticks."""
-    usable = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
+    usable = [v for v in values if drawable(v) and (v > 0 or not log)]
     low, high = (min(usable), max(usable)) if usable else (1.0, 1.0)
     if log:
         ticks = scales.log_ticks(low, high)

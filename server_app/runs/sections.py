@@ -168,7 +168,7 @@ def thinned(runs: Sequence[Run]) -> str:
     """A note where charts do not draw every round."""
     longest = max(len(run.rounds) for run in runs)
     stride = math.ceil(longest / MOST_DRAWN)
-    return f"Charts draw every {stride}th round; totals count all." if stride > 1 else ""
+    return f"Charts draw one round in {stride}; totals count all." if stride > 1 else ""
 
 
 def _keys(lines: Sequence[Line], pick: Pick) -> list[str]:

@@ -135,7 +135,7 @@ def _pairs(title: str, evaluation: Evaluation) -> Chart:
     heads = [f"client {c.client}" for c in clients]
     before, after = [c.accuracy_before for c in clients], [c.accuracy_after for c in clients]
     chart = paired_chart(title, heads, before, after, PERCENT, limits=_SHARES)
-    chart.note = f"every {stride}th client" if stride > 1 else ""
+    chart.note = f"one client in {stride}" if stride > 1 else ""
     return chart
 
 

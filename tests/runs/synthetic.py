@@ -125,7 +125,7 @@ def train(
     if private:
         scale = {"cross_entropy": 2.2, "kl": 0.9, "crd": 11.0}
         metrics |= {f"transfer_{t}": scale[t] * (0.06 + fall) * abs(noisy) for t in TERMS}
-    losses = [part["loss"] for part in clients]
+    losses: list[Any] = [part["loss"] for part in clients]
     loss = None if gone or not losses else float(np.mean(losses))
     return {
         "seconds": {
@@ -165,7 +165,7 @@ def judge(
         )  # fmt: skip
 
     def mean(key: str) -> float | None:
-        values = [c[key] for c in clients]
+        values: list[Any] = [c[key] for c in clients]
         return None if gone else float(np.average(values, weights=examples))
 
     after = [c["accuracy_after"] for c in clients]
