@@ -75,4 +75,16 @@ def _evaluate(message: Message, context: Context) -> Message:
 
 @app.query("enrol")
 def _query(message: Message, context: Context) -> Message:
-    return _answer(message, context, enrolment, _enrol)
+    def introduce(down: enrolment.Down, device: Device) -> enrolment.Up:
+        _prepare(str(context.run_config.get("method", "")), device)
+        return _enrol(down, device)
+
+    return _answer(message, context, enrolment, introduce)
+
+
+def _prepare(method: str, device: Device) -> None:
+    """Let the run's method refuse a device before it trains, where it has something to check."""
+    if device.role == "source" and method in registry.names(client_app.methods):
+        half = registry.load(client_app.methods, method)
+        if hasattr(half, "prepare"):
+            half.prepare(device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from flwr.app import Context
 from torch import Tensor, nn
 
 from client_app.memory import Memory
+from client_app.pictures import Pictures, pictures_of_folder, pictures_of_set
 from client_app.settings import NodeSettings, played_clients, read_node_config
 from common.config import DataSettings, RunSettings
 from common.data.client import ClientData, client_data
@@ -20,6 +21,9 @@ from common.data.load import load
 from common.data.plan import plan
 from common.errors import DataError
 from common.models import FlatModel, build
+
+if TYPE_CHECKING:
+    from client_app.teachers.answers import Teachers
 
 Batch = tuple[Tensor, Tensor]
 """Images, shape (n, c, h, w), and labels, shape (n,)."""
@@ -34,6 +38,7 @@ class Device:
     clients: the data of each client that it plays; a source plays one.
     model: the network in flat form; its parameters are scratch space between calls.
     memory: what survives from round to round.
+    teachers: its own foundation models, if it has any; nothing of them leaves the device.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class Device:
         plan_digest: str,
         model: FlatModel,
         memory: Memory,
+        teachers: Teachers | None = None,
     ) -> None:
         self.role = role
         self.clients = clients
@@ -51,6 +57,7 @@ class Device:
         self.plan_digest = plan_digest
         self.model = model
         self.memory = memory
+        self.teachers = teachers
 
     @property
     def client(self) -> ClientData:
@@ -122,6 +129,7 @@ def _build(context: Context, settings: RunSettings, node: NodeSettings) -> Devic
         classes, digest, role = data.classes, "", node.role
         own, split = load_folder_split(node.folder, classes, data)
         clients = [client_data(own, split)]
+        pictures = pictures_of_folder(node.folder, classes, data)
     else:
         images = load(data.name, node.folder, image_size=data.image_size, channels=data.channels)
         shared = plan(images.labels, data)
@@ -129,9 +137,19 @@ def _build(context: Context, settings: RunSettings, node: NodeSettings) -> Devic
         clients = [client_data(images, shared.clients[n], n) for n in numbers]
         classes, digest = images.classes, shared.digest()
         role = "source" if numbers[0] < data.sources else "target"
+        pictures = pictures_of_set(images, shared.clients[numbers[0]])
     model = _model(settings.model, len(classes), data, settings.seed)
     memory = Memory(context, _state_folder(context, settings, node))
-    return Device(role, clients, classes, digest, model, memory)
+    device = Device(role, clients, classes, digest, model, memory)
+    if node.teachers and role == "source":
+        device.teachers = _teachers(Path(node.teachers), data.name, device, pictures)
+    return device
+
+
+def _teachers(path: Path, dataset: str, device: Device, pictures: Pictures) -> Teachers:
+    from client_app.teachers.answers import Teachers
+
+    return Teachers(path.expanduser(), dataset, device.classes, device.images[1], pictures)
 
 
 _MODELS: dict[tuple[str, int, DataSettings, int], FlatModel] = {}
