@@ -22,7 +22,7 @@ from types import FrameType
 
 from common.errors import AugFlowerError, FleetError, SettingsError
 from deploy.environment import flower_environment
-from deploy.sleeps import quicken_supernode
+from deploy.sleeps import differences, quicken_supernode
 from deploy.warm import LIBRARIES, WarmExecutor, describe, detach_signals, end_process, preload
 
 _GRACE = 6.0
@@ -85,11 +85,15 @@ def run_node(options: NodeOptions) -> None:
     from flwr.supernode.cli.flower_supernode import flower_supernode  # noqa: F401
     from flwr.supernode.runtime.run_clientapp import run_clientapp  # noqa: F401
 
+    quick = options.quick and not _unsuited()
     with _readable_once(secret) as secret_file:
         arguments = supernode_arguments(options, port, secret_file)
-        supernode = context.Process(target=_supernode, args=(arguments, options.quick, os.getpid()))
+        # As a daemon it also ends with this process should that leave before the try block.
+        supernode = context.Process(
+            target=_supernode, args=(arguments, quick, os.getpid()), name="supernode", daemon=True
+        )
         supernode.start()
-    executor = WarmExecutor(f"127.0.0.1:{port}", secret, report_deaths=options.quick)
+    executor = WarmExecutor(f"127.0.0.1:{port}", secret, quick=quick)
     try:
         preload(options.libraries)
         executor.run(supernode)
@@ -143,14 +147,20 @@ def _supernode(arguments: list[str], quick: bool, parent: int) -> None:
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
     start_parent_process_monitor(parent)
-    if quick and (found := quicken_supernode()):
+    if quick:
+        quicken_supernode()
+    sys.argv = ["flower-supernode", *arguments]
+    flower_supernode()
+
+
+def _unsuited() -> bool:
+    if found := differences():
         _log.warning(
             "Flower's %s differ from those of flwr 1.39.0: its waits are left as they are, and "
             "rounds take longer",
             ", ".join(found),
         )
-    sys.argv = ["flower-supernode", *arguments]
-    flower_supernode()
+    return bool(found)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

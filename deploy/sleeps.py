@@ -3,9 +3,9 @@
 A SuperNode of Flower 1.39 asks for work every 3 s and looks for a finished reply every 0.5 s,
 whatever happens; and it learns only after a minute that a ClientApp was killed. With small models
 that is most of a round. ``quicken_supernode`` changes three things inside one SuperNode process:
-both waits become a ``Patience``, and a ClientApp's end without a reply is answered at once with
-Flower's own error for a crash. It does so only where the functions concerned are, letter for
-letter, those that it was written for; anywhere else Flower is left as it is.
+both waits become a ``Patience``, a ClientApp's end without a reply is answered at once with
+Flower's own error for a crash, and parts of messages are asked for sooner. It is meant only for
+functions that are, letter for letter, those it was written for, which ``differences`` tells.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+
+from common.backoff import shorten_backoff
 
 FINGERPRINTS = {
     "start_client_internal": "bb3df95a5f63b9849fef3ba5fac74c1d01677207e268c37d6895fb6d14399eff",
@@ -74,16 +76,14 @@ def differences() -> list[str]:
     ]
 
 
-def quicken_supernode() -> list[str]:
-    """Adapt this process's SuperNode; where Flower differs, change nothing and name what differs.
+def quicken_supernode() -> None:
+    """Adapt the SuperNode of this process, which runs nothing else, before it starts.
 
-    To be called once, in a process that will only run a SuperNode, before it starts.
+    Only where ``differences`` finds none.
     """
-    found = differences()
-    if not found:
-        _shorten_waits()
-        _answer_for_the_dead()
-    return found
+    shorten_backoff()
+    _shorten_waits()
+    _answer_for_the_dead()
 
 
 def _shorten_waits() -> None:
@@ -103,7 +103,7 @@ def _shorten_waits() -> None:
             idle.reset()
 
     # The module uses the name ``time`` for nothing else, which the fingerprints watch over.
-    loop.time = SimpleNamespace(sleep=sleep)  # type: ignore[assignment]
+    setattr(loop, "time", SimpleNamespace(sleep=sleep))  # noqa: B010 (mypy knows the module)
 
 
 def _answer_for_the_dead() -> None:

@@ -26,6 +26,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 from typing import TYPE_CHECKING
 
+from common.backoff import shorten_backoff
 from common.errors import FleetError
 from deploy.sleeps import Patience
 
@@ -66,19 +67,20 @@ class WarmExecutor:
     A SuperNode handles one message at a time, so there is never a second task to take.
     """
 
-    def __init__(self, address: str, secret: bytes, report_deaths: bool) -> None:
+    def __init__(self, address: str, secret: bytes, quick: bool) -> None:
         """Prepare.
 
         Parameters
         ----------
         address: of the Runtime API, on loopback.
         secret: shared with the SuperNode; keeps other users of the machine out.
-        report_deaths: tell the SuperNode when a task ends without having said so. Only for one
-            that answers for its dead (see ``sleeps.py``): another would wait for ever.
+        quick: shorten a task's waits, and tell the SuperNode when a task ends without having said
+            so. Only for a SuperNode that answers for its dead (see ``sleeps.py``): another would
+            wait for ever.
         """
         self._address = address
         self._secret = secret
-        self._report_deaths = report_deaths
+        self._quick = quick
         self._context = multiprocessing.get_context("fork")
         self._task: ForkProcess | None = None
 
@@ -104,7 +106,7 @@ class WarmExecutor:
 
     def _run_task(self, token: str, supernode: ForkProcess) -> None:
         self._task = self._context.Process(
-            target=_work, args=(self._address, token), name="clientapp"
+            target=_work, args=(self._address, token, self._quick), name="clientapp"
         )
         self._task.start()
         # The next task must not start before this one has handed over its state.
@@ -114,7 +116,7 @@ class WarmExecutor:
         self._task.join()
         if self._task.exitcode != 0:
             _log.warning("ClientApp process ended with %s", describe(self._task.exitcode))
-        if self._report_deaths:
+        if self._quick:
             _report_death(self._address, token, self._task.exitcode)
         self._task = None
 
@@ -160,9 +162,11 @@ def forget_own_modules() -> None:
         del sys.modules[name]
 
 
-def _work(address: str, token: str) -> None:
+def _work(address: str, token: str, quick: bool) -> None:
     detach_signals()
     reseed()
+    if quick:
+        shorten_backoff()
     forget_own_modules()
     from flwr.supernode.runtime.run_clientapp import run_clientapp
 

@@ -9,6 +9,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
+from common.backoff import shorten_backoff
+
 app = ServerApp()
 
 
@@ -34,6 +36,8 @@ def exchange(grid: Grid, order: str, nodes: list[int], floats: int, deadline: fl
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     config = context.run_config
+    if config["quick"]:
+        shorten_backoff()
     while len(nodes := sorted(grid.get_node_ids())) < int(config["nodes"]):
         time.sleep(0.1)
     rounds = []
