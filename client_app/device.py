@@ -38,6 +38,7 @@ class Device:
     clients: the data of each client that it plays; a source plays one.
     model: the network in flat form; its parameters are scratch space between calls.
     memory: what survives from round to round.
+    own_model: architecture of the model that it keeps for itself, in methods that have one.
     teachers: its own foundation models, if it has any; nothing of them leaves the device.
     """
 
@@ -49,6 +50,7 @@ class Device:
         plan_digest: str,
         model: FlatModel,
         memory: Memory,
+        own_model: str = "",
         teachers: Teachers | None = None,
     ) -> None:
         self.role = role
@@ -57,6 +59,7 @@ class Device:
         self.plan_digest = plan_digest
         self.model = model
         self.memory = memory
+        self.own_model = own_model
         self.teachers = teachers
 
     @property
@@ -140,7 +143,8 @@ def _build(context: Context, settings: RunSettings, node: NodeSettings) -> Devic
         pictures = pictures_of_set(images, shared.clients[numbers[0]])
     model = _model(settings.model, len(classes), data, settings.seed)
     memory = Memory(context, _state_folder(context, settings, node))
-    device = Device(role, clients, classes, digest, model, memory)
+    own = node.own_model or settings.model
+    device = Device(role, clients, classes, digest, model, memory, own)
     if node.teachers and role == "source":
         device.teachers = _teachers(Path(node.teachers), data.name, device, pictures)
     return device

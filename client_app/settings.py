@@ -24,6 +24,9 @@ class NodeSettings(Settings):
     )
     data_folder: str = Field("", description="The data set, or this device's own labelled images.")
     state_folder: str = Field("", description="Durable memory; empty keeps it in the SuperNode.")
+    own_model: str = Field(
+        "", description="Architecture of the device's own model, for fml; empty takes the run's."
+    )
     teachers: str = Field("", description="TOML file of this device's own foundation models.")
     threads: int = Field(0, ge=0, le=1024, description="Threads of PyTorch; 0 leaves its choice.")
     partition_id: int = Field(-1, ge=-1, description="Set by Flower's simulation.")
