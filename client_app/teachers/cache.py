@@ -1,0 +1,98 @@
+"""What teachers answered, on disk: one row for each image, as a rule of float16.
+
+A file belongs to one *identity*: a teacher's weights and preprocessing for its embeddings, and
+its prompts or tuning besides for its logits. A row belongs to the hash of one image's pixels. So
+a new image adds a row, changed prompts start new logits and leave the embeddings alone, and
+changed weights start anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import ModelError
+from common.files import write_atomic
+from common.tensorfile import dump, parse
+from common.tensors import Tensors
+
+log = logging.getLogger(__name__)
+
+Key = bytes
+"""SHA-256 of an image's shape and pixels."""
+
+
+def keys_of(pixels: NDArray[np.uint8]) -> list[Key]:
+    """One key for each image of a batch, shape (n, c, h, w)."""
+    shape = str(pixels.shape[1:]).encode()
+    return [hashlib.sha256(shape + image.tobytes()).digest() for image in pixels]
+
+
+def digest(identity: Any) -> str:
+    """A name for anything that JSON can write: equal if and only if it is."""
+    text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Table:
+    """Rows by image, whole or absent on disk.
+
+    A file that is torn or altered counts as empty, and is written anew.
+    """
+
+    def __init__(self, path: Path, dtype: type[np.floating[Any]] = np.float16) -> None:
+        self.path = path
+        self._dtype = dtype
+        self._rows = self._read()
+
+    def missing(self, keys: Sequence[Key]) -> list[int]:
+        """Positions in ``keys`` of images without a row; the first of equal images alone."""
+        seen: set[Key] = set()
+        positions = []
+        for position, key in enumerate(keys):
+            if key not in self._rows and key not in seen:
+                positions.append(position)
+                seen.add(key)
+        return positions
+
+    def add(self, keys: Sequence[Key], values: NDArray[np.floating[Any]]) -> None:
+        """Put rows, shape (n, w), into memory; ``save`` writes them."""
+        self._rows |= zip(keys, values.astype(self._dtype), strict=True)
+
+    def get(self, keys: Sequence[Key]) -> NDArray[np.float32]:
+        """Rows by key, shape (n, w)."""
+        return np.stack([self._rows[key] for key in keys]).astype(np.float32)
+
+    def save(self) -> None:
+        """Write all rows, with those that another process has written meanwhile."""
+        rows = self._read() | self._rows
+        keys = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1)
+        values = np.stack(list(rows.values()))
+        content = Tensors.pack({"keys": keys, "values": values})
+        write_atomic(self.path, dump({"rows": content}, {"sha256": _checksum(keys, values)}))
+
+    def _read(self) -> dict[Key, NDArray[Any]]:
+        if not self.path.exists():
+            return {}
+        try:
+            groups, notes = parse(self.path.read_bytes(), str(self.path))
+            arrays = groups["rows"].unpack()
+            keys, values = arrays["keys"], arrays["values"]
+            # A power cut can leave a file of the right length that is full of zeros.
+            if notes["sha256"] != _checksum(keys, values):
+                raise ModelError(f"{self.path}: its checksum does not fit its content")
+        except (ModelError, KeyError) as error:
+            log.warning("%s; the teacher's answers are computed again", error)
+            return {}
+        return {key.tobytes(): value for key, value in zip(keys, values, strict=True)}
+
+
+def _checksum(keys: NDArray[Any], values: NDArray[Any]) -> str:
+    return hashlib.sha256(keys.tobytes() + values.tobytes()).hexdigest()

@@ -1,0 +1,89 @@
+"""A loaded open_clip model: images and sentences to embeddings of length 1."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from client_app.teachers.source import Source, create
+from common.errors import ModelError
+
+log = logging.getLogger(__name__)
+
+BATCH = 8
+"""Images at once: small, because a device's memory is."""
+
+
+class Clip:
+    """One teacher in memory.
+
+    Attributes
+    ----------
+    model: the open_clip model, in evaluation mode.
+    scale: factor that its training learned for cosines, so that they are logits.
+    """
+
+    def __init__(self, source: Source, weights: Path) -> None:
+        """Load it.
+
+        Raises
+        ------
+        ModelError: the weights are damaged or of another architecture.
+        """
+        import open_clip
+
+        self.model: Any = create(source)
+        try:
+            open_clip.load_checkpoint(self.model, str(weights))
+        except Exception as error:  # pickle, zip, key and shape errors have no common parent
+            raise ModelError(
+                f"teacher {source.model}: {weights} does not hold its weights "
+                f"({type(error).__name__}: {str(error)[:300]}); bring open_clip's own "
+                "open_clip_model.safetensors of that architecture"
+            ) from error
+        self.model.eval()
+        self.scale = float(self.model.logit_scale.detach().exp())
+        self._tokenizer: Any = open_clip.get_tokenizer(source.model)
+        self._transform: Callable[[Any], Tensor] = open_clip.image_transform_v2(
+            open_clip.transform.PreprocessCfg(**source.preprocess), is_train=False
+        )
+
+    def prepare(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Images as the model takes them, from uint8 of shape (n, 3, h, w)."""
+        from PIL import Image
+
+        pictures = [Image.fromarray(image.transpose(1, 2, 0)) for image in pixels]
+        return torch.stack([self._transform(picture) for picture in pictures])
+
+    def embed(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Embeddings of images, shape (n, e)."""
+        with torch.inference_mode():
+            return self.model.encode_image(self.prepare(pixels), normalize=True).float()
+
+    def classifier(self, texts: Sequence[Sequence[str]]) -> Tensor:
+        """The mean direction of each class's sentences, shape (classes, e)."""
+        rows = []
+        with torch.inference_mode():
+            for sentences in texts:
+                tokens = self._tokenizer(list(sentences))
+                rows.append(self.model.encode_text(tokens, normalize=True).float().mean(0))
+        return F.normalize(torch.stack(rows), dim=1).clone()
+
+
+def batches(positions: Sequence[int], title: str) -> Iterable[Sequence[int]]:
+    """``positions`` in batches; on a terminal, going through them shows progress."""
+    from rich.console import Console
+    from rich.progress import track
+
+    parts = [positions[i : i + BATCH] for i in range(0, len(positions), BATCH)]
+    shown = sys.stderr.isatty()
+    return track(parts, title, console=Console(stderr=True), disable=not shown)

@@ -1,0 +1,82 @@
+"""Whether a teacher fits into the memory that is free."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from common.errors import ModelError
+
+MIB = 2**20
+RESERVE = 192 * MIB
+"""For activations of a batch, and for what else the process needs beside the weights."""
+
+
+class NoRoom(ModelError):
+    """A teacher is too large for the memory that is free; the device can train without it."""
+
+
+def needed(parameters: int, image_parameters: int, tuning: str) -> int:
+    """Bytes to load and use a teacher in float32.
+
+    While it loads, its weights are there twice: as read and in the model. Full fine-tuning adds a
+    gradient and Adam's two averages for the image tower.
+    """
+    training = 12 * image_parameters if tuning == "full" else 0
+    return max(8 * parameters, 4 * parameters + training) + RESERVE
+
+
+def check_room(name: str, bytes_needed: int, limit: int = 0) -> None:
+    """Refuse a teacher that does not fit.
+
+    Parameters
+    ----------
+    limit: bytes that the device grants; 0 for what is free.
+
+    Raises
+    ------
+    NoRoom: with both numbers.
+    """
+    there = limit or free_memory()
+    if bytes_needed > there:
+        raise NoRoom(
+            f"teacher {name} needs {bytes_needed // MIB} MiB to load, and {there // MIB} MiB are "
+            f"{'granted' if limit else 'free'}: take a smaller one, or a cache written on a "
+            "larger machine"
+        )
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes that this process may still take: of the machine, and of its control groups (v2)."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for line in _read(root / "proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+    base = root / "sys/fs/cgroup"
+    own = base
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        if line.startswith("0::"):
+            own = base / line.removeprefix("0::").strip().lstrip("/")
+    for group in (own, *own.parents):
+        limit = _read(group / "memory.max").strip()
+        if limit.isdigit():
+            free = min(free, int(limit) - _used(group))
+        if group == base:
+            break
+    return max(free, 0)
+
+
+def _used(group: Path) -> int:
+    """Bytes in use by a control group, without file pages that the kernel gives back on demand."""
+    used = int(_read(group / "memory.current").strip() or 0)
+    for line in _read(group / "memory.stat").splitlines():
+        if line.startswith("inactive_file "):
+            used -= int(line.split()[1])
+    return used
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
