@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from common.errors import ModelError
 from common.models.cnn import cnn
 from common.models.resnet import resnet
+from common.models.small_stem import small_stem
 
 Builder = Callable[[int, int, int], nn.Module]
 _WIDE = (32, 64, 128, 256)
@@ -30,6 +31,10 @@ MODELS: dict[str, Builder] = {
     "resnet8x4": _resnet(8, "batch"),
     "resnet8x4-gn": _resnet(8, "group"),
     "resnet32x4": _resnet(32, "batch"),
+    # torchvision's, with stems for 28 to 64 pixels; "torchvision:NAME" has the ImageNet stem.
+    "mobilenet_v2": small_stem("mobilenet_v2"),
+    "efficientnet_b0": small_stem("efficientnet_b0"),
+    "resnet18": small_stem("resnet18"),
 }
 
 
