@@ -215,7 +215,7 @@ def _devices(run: Run) -> list[Table]:
     for node in nodes:
         parts = [part for _, part in answered[node]]
         seconds = scores.finite(part.seconds for part in parts)
-        clients = list(dict.fromkeys(part.client for part in parts))
+        clients = list(dict.fromkeys(c for part in parts for c in part.client.split(",")))
         rows.append(
             [
                 node,

@@ -13,6 +13,7 @@ import pytest
 from common.errors import RunError
 from server_app.runs import report
 from server_app.runs.report import write_report
+from server_app.runs.scales import significant
 from tests.runs.synthetic import write_meta, write_run
 
 VOID = {"meta", "br", "link", "img"}
@@ -118,6 +119,8 @@ def test_the_numbers_are_those_of_the_record(tmp_path: Path) -> None:
     assert rejected > 0
     assert f"{missing} stayed without a reply and {rejected} replies were rejected" in text
     up = sum(x["bytes_up"] for x in lines)
+    assert tips["up"][1][-1] == f"{up / 1e6:.3g}\u00a0MB"
+    assert tips["Rho"][1][-1] == significant(lines[-1]["method"]["rho"])
     assert f"{up / 1e6:.3g}\u00a0MB came up".replace("\u00a0", " ") in text
     assert "increment: 3 of 10314 values not finite" in text
 
