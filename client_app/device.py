@@ -143,8 +143,8 @@ def _build(context: Context, settings: RunSettings, node: NodeSettings) -> Devic
         pictures = pictures_of_set(images, shared.clients[numbers[0]])
     model = _model(settings.model, len(classes), data, settings.seed)
     memory = Memory(context, _state_folder(context, settings, node))
-    own = node.own_model or settings.model
-    device = Device(role, clients, classes, digest, model, memory, own)
+    own_model = node.own_model or settings.model
+    device = Device(role, clients, classes, digest, model, memory, own_model)
     if node.teachers and role == "source":
         device.teachers = _teachers(Path(node.teachers), data.name, device, pictures)
     return device
