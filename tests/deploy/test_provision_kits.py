@@ -1,0 +1,136 @@
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from client_app.settings import read_node_config
+from deploy.provision import provision as fleet
+from deploy.provision.settings import parse_fleet
+
+NODES = {
+    "pi-1": {"hardware": "raspberry-pi", "data-folder": "/srv/images", "role": "target"},
+    "jet-1": {"hardware": "jetson", "clients": "0", "server": "192.0.2.10", "port": 9095},
+    "pc-1": {"clients": "6-9", "threads": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("fleet")
+    server = {"names": ["fleet.example.org", "192.0.2.10", "2001:db8::7"]}
+    fleet.provision(parse_fleet({"server": server, "nodes": NODES}), path)
+    return path
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_devices_own_program_takes_the_nodes_settings(folder: Path, name: str):
+    settings = tomllib.loads((folder / f"nodes/{name}/node.toml").read_text())
+    node = read_node_config(settings)
+    assert node.state_folder == f"/var/lib/augflower/{name}"
+    assert node.threads == {"pi-1": 3, "jet-1": 4, "pc-1": 8}[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "address"), [("pi-1", "fleet.example.org:9092"), ("jet-1", "192.0.2.10:9092")]
+)
+def test_a_node_starts_with_tls_and_its_key(folder: Path, name: str, address: str):
+    unit = (folder / f"nodes/{name}/augflower-{name}.service").read_text()
+    command = next(line for line in unit.splitlines() if line.startswith("ExecStart="))
+    assert f"--superlink {address} " in command
+    assert f"--root-certificates /etc/augflower/{name}/ca.crt" in command
+    assert f"--auth-supernode-private-key /etc/augflower/{name}/node.key" in command
+    assert "Restart=always" in unit
+    assert "NoNewPrivileges=yes" in unit
+
+
+def test_nothing_in_any_kit_is_insecure(folder: Path):
+    for path in folder.rglob("*"):
+        if path.is_file() and path.suffix in {".service", ".yaml", ".sh", ".toml"}:
+            assert "insecure" not in path.read_text(), path
+
+
+def test_the_superlink_authenticates_and_keeps_its_state(folder: Path):
+    unit = (folder / "server/augflower-superlink.service").read_text().replace("'", "")
+    for part in (
+        "--enable-supernode-auth",
+        "--ssl-certfile /etc/augflower/server/server.crt",
+        "--database /var/lib/augflower/server/superlink.db",
+        "--isolation process",
+        "--host 127.0.0.1",
+        "--fleet-api-address [::]:9092",
+        "--disable-runtime-dependency-installation",
+    ):
+        assert part in unit
+    assert "FLWR_TELEMETRY_ENABLED=0" in unit
+
+
+def test_compose_says_the_same_as_the_units(folder: Path):
+    for unit, compose, service in (
+        ("nodes/pi-1/augflower-pi-1.service", "nodes/pi-1/compose.yaml", "pi-1"),
+        ("server/augflower-superlink.service", "server/compose.yaml", "superlink"),
+        ("server/augflower-executor.service", "server/compose.yaml", "executor"),
+    ):
+        text = (folder / unit).read_text()
+        started = re.search(r"ExecStart=/opt/augflower/bin/(.*)", text)
+        described = yaml.safe_load((folder / compose).read_text())["services"][service]
+        assert started is not None
+        assert shlex.split(started[1]) == described["command"]
+        environment = dict(
+            line.removeprefix("Environment=").split("=", 1)
+            for line in text.splitlines()
+            if line.startswith("Environment=") and not line.startswith("Environment=PATH")
+        )
+        assert environment == described["environment"]
+
+
+def test_compose_mounts_data_read_only_and_opens_one_port(folder: Path):
+    pi = yaml.safe_load((folder / "nodes/pi-1/compose.yaml").read_text())["services"]["pi-1"]
+    assert "/srv/images:/srv/images:ro" in pi["volumes"]
+    assert "ports" not in pi
+    services = yaml.safe_load((folder / "server/compose.yaml").read_text())["services"]
+    assert services["superlink"]["ports"] == ["9092:9092"]
+    assert services["executor"]["network_mode"] == "service:superlink"
+    jetson = yaml.safe_load((folder / "nodes/jet-1/compose.yaml").read_text())["services"]["jet-1"]
+    assert (jetson["runtime"], jetson["platform"]) == ("nvidia", "linux/arm64")
+
+
+def test_install_scripts_name_files_that_are_in_the_kit(folder: Path):
+    for kit in ("server", "nodes/pi-1"):
+        text = (folder / kit / "install.sh").read_text()
+        lists = re.findall(r"^for (?:file|unit) in (.*); do$", text, re.MULTILINE)
+        named = {name for part in lists for name in part.split()}
+        assert named
+        assert all((folder / kit / name).is_file() for name in named)
+        subprocess.run(["sh", "-n", folder / kit / "install.sh"], check=True)
+
+
+def test_install_refuses_to_run_without_root(folder: Path, tmp_path: Path):
+    shim = tmp_path / "id"
+    shim.write_text("#!/bin/sh\necho 1000\n")
+    shim.chmod(0o755)
+    done = subprocess.run(
+        [folder / "nodes/pi-1/install.sh"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "needs root" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+@pytest.mark.parametrize("kit", ["server", "nodes/pi-1", "nodes/jet-1"])
+def test_systemd_accepts_the_units(folder: Path, kit: str):
+    units = [str(path) for path in (folder / kit).glob("*.service")]
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False
+    )
+    # The programs are not installed here; nothing else may be wrong.
+    complaints = [line for line in done.stderr.splitlines() if "augflower" in line]
+    assert all("is not executable" in line for line in complaints), done.stderr
