@@ -17,6 +17,7 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 
@@ -26,7 +27,7 @@ from deploy.sleeps import differences, quicken_supernode
 from deploy.warm import LIBRARIES, WarmExecutor, describe, detach_signals, end_process, preload
 
 _GRACE = 6.0
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("augflower.node")
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,18 @@ def run_node(options: NodeOptions) -> None:
     from flwr.supernode.runtime.run_clientapp import run_clientapp  # noqa: F401
 
     quick = options.quick and not _unsuited()
+    bell, ring = context.Pipe(duplex=False)
     with _readable_once(secret) as secret_file:
         arguments = supernode_arguments(options, port, secret_file)
         # As a daemon it also ends with this process should that leave before the try block.
         supernode = context.Process(
-            target=_supernode, args=(arguments, quick, os.getpid()), name="supernode", daemon=True
+            target=_supernode,
+            args=(arguments, ring if quick else None, os.getpid()),
+            name="supernode",
+            daemon=True,
         )
         supernode.start()
-    executor = WarmExecutor(f"127.0.0.1:{port}", secret, quick=quick)
+    executor = WarmExecutor(f"127.0.0.1:{port}", secret, bell if quick else None)
     try:
         preload(options.libraries)
         executor.run(supernode)
@@ -141,14 +146,14 @@ def _readable_once(secret: bytes) -> Iterator[str]:
         os.close(reading)
 
 
-def _supernode(arguments: list[str], quick: bool, parent: int) -> None:
+def _supernode(arguments: list[str], ring: Connection | None, parent: int) -> None:
     detach_signals()
     from flwr.supercore.app_utils import start_parent_process_monitor
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
     start_parent_process_monitor(parent)
-    if quick:
-        quicken_supernode()
+    if ring is not None:
+        quicken_supernode(ring)
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
 
@@ -182,7 +187,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--preload", dest="libraries", type=lambda text: tuple(text.split(",")), default=LIBRARIES
     )
     parser.add_argument("--no-quick", dest="quick", action="store_false")
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     try:
         run_node(NodeOptions(**vars(parser.parse_args(arguments))))
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ BLAS begin their thread pools with the first parallel operation, which happens i
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import importlib.util
@@ -22,13 +23,12 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from typing import TYPE_CHECKING
 
 from common.backoff import shorten_backoff
 from common.errors import FleetError
-from deploy.sleeps import Patience
 
 if TYPE_CHECKING:
     from flwr.supercore.runtime import RuntimeHttpClient
@@ -37,8 +37,12 @@ LIBRARIES = ("numpy", "pydantic", "torch")
 OWN = frozenset({"client_app", "common", "deploy", "server_app"})
 """Top-level packages that a fork forgets, so that it imports those of the run's bundle."""
 
+_SAID_GOODBYE = 77
+"""Exit code of a task that told the SuperNode its end, be it well or by an exception."""
 _GRACE = 3.0
-_log = logging.getLogger(__name__)
+_POLL = 0.2
+_LONG_POLL = 2.0
+_log = logging.getLogger("augflower.node")
 
 
 def preload(names: Sequence[str]) -> None:
@@ -67,35 +71,33 @@ class WarmExecutor:
     A SuperNode handles one message at a time, so there is never a second task to take.
     """
 
-    def __init__(self, address: str, secret: bytes, quick: bool) -> None:
+    def __init__(self, address: str, secret: bytes, bell: Connection | None) -> None:
         """Prepare.
 
         Parameters
         ----------
         address: of the Runtime API, on loopback.
         secret: shared with the SuperNode; keeps other users of the machine out.
-        quick: shorten a task's waits, and tell the SuperNode when a task ends without having said
-            so. Only for a SuperNode that answers for its dead (see ``sleeps.py``): another would
-            wait for ever.
+        bell: rings when a message has come, from a SuperNode that was adapted (see ``sleeps.py``).
+            Such a one can also be told of a task that ended without a word; another would then
+            wait for ever, so that None leaves both the polling and the telling to Flower's ways.
         """
         self._address = address
         self._secret = secret
-        self._quick = quick
+        self._bell = bell
         self._context = multiprocessing.get_context("fork")
         self._task: ForkProcess | None = None
 
     def run(self, supernode: ForkProcess) -> None:
         """Work until the SuperNode ends."""
         client = _connect(self._address, self._secret)
-        patience = Patience(0.02, 1.0)
         try:
             while supernode.exitcode is None:
                 token = _acquire(client)
                 if token is None:
-                    wait([supernode.sentinel], timeout=patience.rest())
-                    continue
-                self._run_task(token, supernode)
-                patience.reset()
+                    self._rest(supernode)
+                else:
+                    self._run_task(token, supernode)
         finally:
             client.close()
 
@@ -104,9 +106,15 @@ class WarmExecutor:
         if self._task is not None:
             end_process(self._task, _GRACE)
 
+    def _rest(self, supernode: ForkProcess) -> None:
+        if self._bell is None:
+            wait([supernode.sentinel], timeout=_POLL)
+        elif self._bell in wait([supernode.sentinel, self._bell], timeout=_LONG_POLL):
+            self._bell.recv_bytes()
+
     def _run_task(self, token: str, supernode: ForkProcess) -> None:
         self._task = self._context.Process(
-            target=_work, args=(self._address, token, self._quick), name="clientapp"
+            target=_work, args=(self._address, token, self._bell is not None), name="clientapp"
         )
         self._task.start()
         # The next task must not start before this one has handed over its state.
@@ -114,10 +122,10 @@ class WarmExecutor:
         if supernode.exitcode is not None:
             return
         self._task.join()
-        if self._task.exitcode != 0:
-            _log.warning("ClientApp process ended with %s", describe(self._task.exitcode))
-        if self._quick:
-            _report_death(self._address, token, self._task.exitcode)
+        if self._task.exitcode != _SAID_GOODBYE:
+            _log.warning("a ClientApp process died: %s", describe(self._task.exitcode))
+            if self._bell is not None:
+                _report_death(self._address, token, self._task.exitcode)
         self._task = None
 
 
@@ -171,13 +179,15 @@ def _work(address: str, token: str, quick: bool) -> None:
     from flwr.supernode.runtime.run_clientapp import run_clientapp
 
     sys.argv = ["flwr-clientapp"]
-    run_clientapp(
-        runtime_api_address=address,
-        token=token,
-        insecure=True,
-        parent_pid=os.getppid(),
-        runtime_dependency_install=False,
-    )
+    with contextlib.suppress(SystemExit):
+        run_clientapp(
+            runtime_api_address=address,
+            token=token,
+            insecure=True,
+            parent_pid=os.getppid(),
+            runtime_dependency_install=False,
+        )
+    sys.exit(_SAID_GOODBYE)
 
 
 def _connect(address: str, secret: bytes) -> RuntimeHttpClient:
@@ -215,10 +225,10 @@ def _acquire(client: RuntimeHttpClient) -> str | None:
 
 
 def _report_death(address: str, token: str, exitcode: int | None) -> None:
-    """Mark a task as failed; a task that ended properly is done, and its token void."""
+    """Mark a task as failed that died; nothing changes if it had said so after all."""
     import httpx
     from flwr.common.constant import SubStatus
-    from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushTaskOutputRequest
+    from flwr.proto.runtime_pb2 import PushTaskOutputRequest
     from flwr.supercore.interceptors import (
         RuntimeTokenHttpInterceptor,
         RuntimeVersionHttpInterceptor,
@@ -235,8 +245,6 @@ def _report_death(address: str, token: str, exitcode: int | None) -> None:
         ],
     )
     try:
-        # Only a message that was fetched is answered; the task may have died before it did.
-        client.PullMessages(PullAppMessagesRequest())
         client.PushTaskOutput(
             PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=describe(exitcode))
         )
