@@ -48,13 +48,18 @@ def listen(host: str, port: int, patience: float) -> Speech:
 
 
 def _plain(host: str, port: int, patience: float) -> Tongue:
-    with socket.create_connection((host, port), patience) as connection:
-        connection.settimeout(patience)
-        try:
-            connection.sendall(PREFACE + EMPTY_SETTINGS)
-            answer = connection.recv(9)
-        except OSError:
-            return "unknown"
+    answer = _answer(host, port, patience, PREFACE + EMPTY_SETTINGS)
     if len(answer) >= 4 and answer[3] == SETTINGS_FRAME and not answer.startswith(b"HTTP"):
         return "grpc"
+    if not answer.startswith(b"HTTP"):  # some web servers do not know the preface
+        answer = _answer(host, port, patience, b"HEAD / HTTP/1.0\r\n\r\n")
     return "http" if answer.startswith(b"HTTP") else "unknown"
+
+
+def _answer(host: str, port: int, patience: float, greeting: bytes) -> bytes:
+    try:
+        with socket.create_connection((host, port), patience) as connection:
+            connection.sendall(greeting)
+            return connection.recv(9)
+    except OSError:
+        return b""

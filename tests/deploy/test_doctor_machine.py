@@ -1,0 +1,299 @@
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from common.data import image_folder
+from deploy.doctor import folders, processor
+from deploy.doctor.board import check_temperature, check_throttling
+from deploy.doctor.finding import Finding, error, exit_code, ok, skipped, to_json, warning
+from deploy.doctor.folders import check_data_folder, check_database_folder, check_state_folder
+from deploy.doctor.resources import MIB, check_disk, check_memory, memory_needed
+from deploy.doctor.table import findings_table, summary
+from deploy.doctor.teacher import check_teacher
+from deploy.doctor.versions import check_flower, check_python
+
+
+def only(findings: list[Finding]) -> Finding:
+    assert len(findings) == 1
+    return findings[0]
+
+
+def test_the_doctor_does_not_import_torch_itself():
+    program = (
+        "import sys; import deploy.doctor.commands, deploy.provision.commands; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_python_and_flower():
+    assert check_python((3, 12, 1)).status == "ok"
+    assert "needs 3.11" in check_python((3, 10, 9)).cause
+    assert check_flower("1.39").status == "ok"
+    other = check_flower("1.40")
+    assert other.status == "error"
+    assert "1.40 on the server" in other.cause
+    assert other.cure == "pip install 'flwr==1.40.*'"
+
+
+def test_torch_works_here():
+    finding = processor.check_torch()
+    assert finding.status == "ok"
+    assert finding.cause.startswith("torch 2")
+
+
+def dies_from(number: signal.Signals) -> Finding:
+    return processor.check_torch(f"import os; os.kill(os.getpid(), {int(number)})")
+
+
+def test_an_illegal_instruction_does_not_kill_the_doctor():
+    finding = dies_from(signal.SIGILL)
+    assert finding.status == "error"
+    assert "SIGILL" in finding.cause
+    assert "2.9.1" in finding.cure
+
+
+def test_other_deaths_of_the_trial_are_named():
+    assert "memory runs out" in dies_from(signal.SIGKILL).cause
+    assert "SIGSEGV" in dies_from(signal.SIGSEGV).cause
+    missing = processor.check_torch("import no_such_torch")
+    assert "No module named 'no_such_torch'" in missing.cause
+    assert "more than 0 s" in processor.check_torch("import time; time.sleep(60)", 0.3).cause
+
+
+def test_a_processor_without_atomics_is_warned_of(tmp_path: Path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor : 0\nFeatures\t: fp asimd evtstrm crc32 cpuid\n")
+    assert processor.check_atomics(cpuinfo, "aarch64").status == "warning"
+    cpuinfo.write_text("processor : 0\nFeatures\t: fp asimd evtstrm atomics cpuid\n")
+    assert processor.check_atomics(cpuinfo, "aarch64").status == "ok"
+    assert processor.check_atomics(cpuinfo, "x86_64").status == "ok"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A system with 2048 MiB free, 1024 MiB of it swap, and a container's limit."""
+    (tmp_path / "proc").mkdir()
+    text = f"MemAvailable: {1024 * 1024} kB\nSwapFree: {1024 * 1024} kB\nHugePages_Total: 0\n"
+    (tmp_path / "proc/meminfo").write_text(text)
+    return tmp_path
+
+
+def limit(root: Path, maximum: str, current: int = 0) -> None:
+    group = root / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text(maximum)
+    (group / "memory.current").write_text(str(current))
+
+
+def test_memory_is_weighed_against_the_need(root: Path):
+    assert check_memory(1000 * MIB, root).status == "ok"
+    assert check_memory(2000 * MIB, root).status == "warning"
+    assert check_memory(3000 * MIB, root).status == "error"
+
+
+def test_a_containers_limit_counts(root: Path):
+    limit(root, str(600 * MIB), 400 * MIB)
+    finding = check_memory(300 * MIB, root)
+    assert finding.cause.startswith("200 MiB free, 300 MiB needed")
+    assert finding.status == "warning"
+
+
+def test_no_limit_is_no_limit(root: Path):
+    limit(root, "max\n")
+    assert check_memory(1000 * MIB, root).status == "ok"
+
+
+def test_unknown_memory_is_skipped(tmp_path: Path):
+    assert check_memory(1, tmp_path).status == "skipped"
+
+
+def test_memory_needed_grows_with_the_model():
+    assert memory_needed() == 525 * MIB
+    assert memory_needed(10_000_000) - memory_needed() == 4 * 5.5 * 10_000_000
+
+
+def test_disk(tmp_path: Path):
+    assert check_disk(tmp_path / "not/yet/there").status == "ok"
+    full = check_disk(tmp_path, 10**18)
+    assert full.status == "error"
+    assert "FLWR_HOME/apps" in full.cure
+
+
+def test_a_state_folder(tmp_path: Path):
+    assert check_state_folder(tmp_path).status == "ok"
+    assert list(tmp_path.iterdir()) == []
+    missing = check_state_folder(tmp_path / "none")
+    assert missing.status == "error"
+    assert "mkdir -p" in missing.cure
+
+
+def test_an_unwritable_state_folder():
+    # Not even root may make files in /proc.
+    finding = check_state_folder(Path("/proc"))
+    assert finding.status == "error"
+    assert "cannot be written" in finding.cause
+
+
+def test_a_database_on_a_network_share(tmp_path: Path):
+    mounts = tmp_path / "mounts"
+    mounts.write_text("disk / ext4 rw 0 0\nnas:/x /srv/share nfs4 rw 0 0\n")
+    assert "nfs4" in check_database_folder(Path("/srv/share/state"), mounts).cause
+    assert check_database_folder(Path("/srv/shared"), mounts).status == "ok"
+
+
+def images(folder: Path, **counts: int) -> Path:
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            (folder / name / f"{number}.PNG").write_bytes(b"image")
+    return folder
+
+
+def test_the_doctor_counts_the_same_files_as_the_data_code(tmp_path: Path):
+    assert folders.SUFFIXES == image_folder.SUFFIXES
+    images(tmp_path, cat=3, dog=2)
+    (tmp_path / "cat/notes.txt").write_text("x")
+    (tmp_path / "cat/.hidden.png").write_text("x")
+    counted = sum(len(files) for files in image_folder.list_classes(tmp_path).values())
+    finding = only(check_data_folder(tmp_path))
+    assert (finding.status, counted) == ("ok", 5)
+    assert "5 images of 2 classes" in finding.cause
+
+
+def test_unlabelled_images_are_an_error(tmp_path: Path):
+    (tmp_path / "1.png").write_bytes(b"x")
+    finding = only(check_data_folder(tmp_path))
+    assert "no subfolders" in finding.cause
+    assert "one subfolder for each class" in finding.cure
+
+
+def test_an_empty_class_and_a_class_of_one_are_named(tmp_path: Path):
+    images(tmp_path, cat=3, dog=0)
+    assert "no images in dog" in only(check_data_folder(tmp_path)).cause
+    (tmp_path / "dog/1.png").write_bytes(b"x")
+    assert [f.status for f in check_data_folder(tmp_path)] == ["ok", "error"]
+
+
+def test_a_missing_data_folder(tmp_path: Path):
+    assert "does not exist" in only(check_data_folder(tmp_path / "none")).cause
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root reads everything")
+def test_an_unreadable_data_folder(tmp_path: Path):
+    images(tmp_path, cat=3)
+    (tmp_path / "cat").chmod(0)
+    assert "cannot be read" in only(check_data_folder(tmp_path)).cause
+
+
+def test_an_unreadable_image_is_named(tmp_path: Path, monkeypatch):
+    images(tmp_path, cat=2)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "1.PNG")
+    finding = only(check_data_folder(tmp_path))
+    assert "1.PNG cannot be read" in finding.cause
+
+
+def test_a_teacher(tmp_path: Path):
+    if importlib.util.find_spec("open_clip") is None:
+        pytest.skip("open_clip is not installed")
+    weights = tmp_path / "clip.pt"
+    assert check_teacher("", None).status == "skipped"
+    assert "no architecture 'ViT-X'" in check_teacher("ViT-X", weights).cause
+    assert "in the middle of a run" in check_teacher("ViT-B-32", None).cause
+    assert "does not exist" in check_teacher("ViT-B-32", weights).cause
+    weights.write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    assert "too few for weights" in check_teacher("ViT-B-32", weights).cause
+    with weights.open("wb") as file:
+        file.truncate(3 * MIB)
+    assert check_teacher("ViT-B-32", weights).status == "ok"
+
+
+def test_a_teacher_without_its_library(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "open_clip is not installed" in check_teacher("ViT-B-32", tmp_path).cause
+
+
+def pi(root: Path, report: str = "") -> Path:
+    tree = root / "proc/device-tree"
+    tree.mkdir(parents=True)
+    (tree / "model").write_text("Raspberry Pi 5 Model B Rev 1.0\0")
+    if report:
+        firmware = root / "sys/devices/platform/soc/soc:firmware"
+        firmware.mkdir(parents=True)
+        (firmware / "get_throttled").write_text(report)
+    return root
+
+
+def test_throttling_is_not_applicable_elsewhere(tmp_path: Path):
+    assert check_throttling(tmp_path).status == "skipped"
+
+
+def test_a_pi_at_full_speed(tmp_path: Path):
+    assert check_throttling(pi(tmp_path, "0\n")).status == "ok"
+
+
+def test_a_pi_that_slows_down_says_why(tmp_path: Path):
+    finding = check_throttling(pi(tmp_path, "50005\n"))
+    assert finding.status == "warning"
+    assert "voltage is too low" in finding.cause
+    assert "is throttled" in finding.cause
+    assert "earlier" not in finding.cause  # both still go on
+    assert "power supply" in finding.cure
+    assert "cooling" in finding.cure
+
+
+def test_a_pi_that_was_hot_earlier(tmp_path: Path):
+    finding = check_throttling(pi(tmp_path, "80000"))
+    assert "soft temperature limit is active, earlier" in finding.cause
+    assert "power supply" not in finding.cure
+
+
+def test_vcgencmd_is_asked_where_sysfs_is_silent(tmp_path: Path, monkeypatch):
+    program = tmp_path / "bin/vcgencmd"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho throttled=0x1\n")
+    program.chmod(0o755)
+    pi(tmp_path)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    finding = check_throttling(tmp_path)
+    assert "voltage is too low" in finding.cause
+    assert "cooling" not in finding.cure
+    program.write_text("#!/bin/sh\necho 'VCHI initialization failed' >&2; exit 1\n")
+    assert check_throttling(tmp_path).status == "skipped"
+
+
+def test_temperature(tmp_path: Path):
+    assert check_temperature(tmp_path).status == "skipped"
+    for number, value in enumerate(("41000", "not a number", "83500")):
+        zone = tmp_path / f"sys/class/thermal/thermal_zone{number}"
+        zone.mkdir(parents=True)
+        (zone / "temp").write_text(value)
+    finding = check_temperature(tmp_path)
+    assert finding.status == "warning"
+    assert finding.cause.startswith("84 degrees")
+
+
+def test_findings_for_people_and_programs():
+    findings = [ok("a", "fine"), warning("b", "[soon]", "renew"), skipped("c", "n/a")]
+    assert exit_code(findings) == 0
+    assert summary(findings) == "1 warning"
+    findings.append(error("d", "broken", "repair"))
+    assert exit_code(findings) == 1
+    assert summary(findings) == "1 error, 1 warning"
+    content = json.loads(to_json(findings))
+    assert content["healthy"] is False
+    assert content["findings"][3] == {
+        "check": "d", "status": "error", "cause": "broken", "cure": "repair",
+    }  # fmt: skip
+    console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    console.print(findings_table(findings))
+    text = console.export_text()
+    assert "[soon]" in text
+    assert "→ repair" in text
