@@ -1,0 +1,58 @@
+import time
+
+import pytest
+from flwr.supercore.inflatable import inflatable_utils
+
+from common.backoff import shorten_backoff
+from deploy.sleeps import Patience, differences
+
+
+def test_flower_is_the_one_that_the_adaptation_was_written_for():
+    # Fails when Flower's source changes. Read the functions again before renewing FINGERPRINTS.
+    assert differences() == []
+
+
+def test_differences_names_a_changed_function(monkeypatch):
+    from flwr.supernode import start_client_internal as loop
+
+    def _push_messages():
+        """Another body."""
+
+    monkeypatch.setattr(loop, "_push_messages", _push_messages)
+    assert differences() == ["_push_messages"]
+
+
+def test_patience_rests_a_tenth_of_the_time_waited_within_its_bounds():
+    now = [0.0]
+    patience = Patience(0.05, 3.0, clock=lambda: now[0])
+    assert patience.rest() == 0.05
+    now[0] = 2.0
+    assert patience.rest() == pytest.approx(0.2)
+    now[0] = 100.0
+    assert patience.rest() == 3.0
+    patience.reset()
+    assert patience.rest() == 0.05
+
+
+def test_a_part_that_is_late_is_asked_for_again_soon():
+    functions = (
+        inflatable_utils.pull_objects,
+        inflatable_utils.pull_and_inflate_object_from_tree,
+    )
+    before = [dict(function.__kwdefaults__) for function in functions]
+    answers = [None, None, b"content"]
+
+    def pull(_: str) -> bytes:
+        answer = answers.pop(0)
+        if answer is None:
+            raise inflatable_utils.ObjectUnavailableError("x")
+        return answer
+
+    try:
+        assert shorten_backoff()
+        start = time.monotonic()
+        assert inflatable_utils.pull_objects(["x"], pull) == {"x": b"content"}
+        assert time.monotonic() - start < 0.5  # Flower's own waits add up to 3 s
+    finally:
+        for function, defaults in zip(functions, before, strict=True):
+            function.__kwdefaults__.update(defaults)
