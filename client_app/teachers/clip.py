@@ -30,6 +30,7 @@ class Clip:
     ----------
     model: the open_clip model, in evaluation mode.
     scale: factor that its training learned for cosines, so that they are logits.
+    prepare: turns pixels into what the model takes.
     """
 
     def __init__(self, source: Source, weights: Path) -> None:
@@ -53,16 +54,7 @@ class Clip:
         self.model.eval()
         self.scale = float(self.model.logit_scale.detach().exp())
         self._tokenizer: Any = open_clip.get_tokenizer(source.model)
-        self._transform: Callable[[Any], Tensor] = open_clip.image_transform_v2(
-            open_clip.transform.PreprocessCfg(**source.preprocess), is_train=False
-        )
-
-    def prepare(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Images as the model takes them, from uint8 of shape (n, 3, h, w)."""
-        from PIL import Image
-
-        pictures = [Image.fromarray(image.transpose(1, 2, 0)) for image in pixels]
-        return torch.stack([self._transform(picture) for picture in pictures])
+        self.prepare = preparation(source)
 
     def embed(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Embeddings of images, shape (n, e)."""
@@ -77,6 +69,21 @@ class Clip:
                 tokens = self._tokenizer(list(sentences))
                 rows.append(self.model.encode_text(tokens, normalize=True).float().mean(0))
         return F.normalize(torch.stack(rows), dim=1).clone()
+
+
+def preparation(source: Source) -> Callable[[NDArray[np.uint8]], Tensor]:
+    """The model's preprocessing: uint8 (n, 3, h, w) to float32 (n, 3, size, size)."""
+    import open_clip
+    from PIL import Image
+
+    settings = open_clip.transform.PreprocessCfg(**source.preprocess)
+    transform = open_clip.transform.image_transform_v2(settings, is_train=False)
+
+    def prepare(pixels: NDArray[np.uint8]) -> Tensor:
+        pictures = [Image.fromarray(image.transpose(1, 2, 0)) for image in pixels]
+        return torch.stack([transform(picture) for picture in pictures])
+
+    return prepare
 
 
 def batches(positions: Sequence[int], title: str) -> Iterable[Sequence[int]]:

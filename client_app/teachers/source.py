@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,13 +141,23 @@ def create(source: Source, device: str = "cpu") -> Any:
     """The model without weights."""
     import open_clip
 
-    return open_clip.create_model(
-        source.model,
-        load_weights=False,
-        device=device,
-        force_quick_gelu=source.quick_gelu,
-        pretrained_text=False,
-    )
+    # open_clip warns that the model is random; its weights come next.
+    root = logging.getLogger()
+    root.addFilter(_is_no_warning)
+    try:
+        return open_clip.create_model(
+            source.model,
+            load_weights=False,
+            device=device,
+            force_quick_gelu=source.quick_gelu,
+            pretrained_text=False,
+        )
+    finally:
+        root.removeFilter(_is_no_warning)
+
+
+def _is_no_warning(record: logging.LogRecord) -> bool:
+    return record.levelno != logging.WARNING
 
 
 def _check_name(model: str, settings: TeacherSettings) -> None:
