@@ -1,0 +1,128 @@
+"""The private pretrained model (PM), theta_p, and the folder in which it is kept.
+
+    card.json               architecture, classes, preprocessing, accuracy, name and hash of weights
+    weights-<hash>.safetensors
+
+The weights are written first and the card last, each atomically: at any moment the folder holds
+one whole model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import ModelError
+from common.files import read_json, write_atomic, write_json
+from common.models import features_and_logits
+from server_app.private.architectures import build_architecture, last_linear
+from server_app.private.preprocessing import Preprocessing
+from server_app.private.weights import fingerprint, load_weights, read_weights, weights_bytes
+
+CARD = "card.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class PretrainedModel:
+    """A model that never leaves the server.
+
+    Attributes
+    ----------
+    architecture: its name, as ``build_architecture`` takes it.
+    module: the network, in evaluation mode, without gradients.
+    classes: names, in the order of the logits; empty where nobody knows them.
+    preprocessing: what its images must be.
+    accuracy: on validation images, in [0, 1]; None where it was not measured.
+    """
+
+    architecture: str
+    module: nn.Module
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        self.module.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Last hidden features (n, f) and logits (n, classes) of uint8 images (n, c, h, w)."""
+        return features_and_logits(self.module, self.preprocessing(pixels))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights, hexadecimal."""
+        return fingerprint(self.module)
+
+    def save(self, folder: Path) -> None:
+        """Write the model's folder; an older model in it stays whole until the new one is."""
+        content = weights_bytes(self.module)
+        digest = hashlib.sha256(content).hexdigest()
+        file = f"weights-{digest[:16]}.safetensors"
+        write_atomic(folder / file, content)
+        card = {
+            "format": _FORMAT,
+            "architecture": self.architecture,
+            "outputs": last_linear(self.module).out_features,
+            "classes": list(self.classes),
+            "preprocessing": self.preprocessing.as_dict(),
+            "accuracy": self.accuracy,
+            "weights": file,
+            "sha256": digest,
+        }
+        write_json(folder / CARD, card)
+        for old in folder.glob("weights-*.safetensors"):
+            if old.name != file:
+                old.unlink()
+
+    @classmethod
+    def load(cls, folder: Path) -> PretrainedModel:
+        """Read a folder that ``save`` has written.
+
+        Raises
+        ------
+        ModelError: no such folder, no card, weights that are missing, torn or do not fit.
+        """
+        card = _read_card(folder)
+        try:
+            classes = tuple(map(str, card["classes"]))
+            preprocessing = Preprocessing.from_dict(card["preprocessing"])
+            name, path = str(card["architecture"]), folder / str(card["weights"])
+            outputs = int(card["outputs"])
+            accuracy = None if card["accuracy"] is None else float(card["accuracy"])
+            expected = str(card["sha256"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{folder / CARD}: entry {error} is missing or wrong") from error
+        if not path.is_file():
+            raise ModelError(f"{folder / CARD} names the weights {path.name}, which are not there")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            raise ModelError(
+                f"{path} is not the file that {CARD} describes; copy the whole folder again, "
+                "or run `augflower pretrain` again"
+            )
+        module = build_architecture(name, outputs, preprocessing)
+        load_weights(module, read_weights(path), str(folder))
+        return cls(name, module, classes, preprocessing, accuracy)
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise ModelError(f"no private model in {folder}: no such folder")
+    if not (folder / CARD).is_file():
+        raise ModelError(
+            f"{folder} holds no private model: {CARD} is missing; `augflower pretrain` writes it"
+        )
+    try:
+        card = read_json(folder / CARD)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{folder / CARD} is not JSON: {error}") from error
+    if not isinstance(card, dict) or card.get("format") != _FORMAT:
+        raise ModelError(f"{folder / CARD} is not a card of format {_FORMAT}")
+    return card
