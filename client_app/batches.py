@@ -19,9 +19,20 @@ def sample(images: Tensor, labels: Tensor, size: int, generator: Generator) -> B
 
 
 def epoch(images: Tensor, labels: Tensor, size: int, generator: Generator) -> Iterator[Batch]:
-    """One pass in random order; one full batch, in order, if ``size`` is 0 or covers all."""
+    """One pass in random order; one full batch, in order, if ``size`` is 0 or covers all.
+
+    An image that would be left alone joins the last full batch, because BatchNorm cannot train on
+    a single one.
+    """
     if not 0 < size < len(labels):
         yield images, labels
         return
-    for chosen in torch.randperm(len(labels), generator=generator).split(size):
+    order = torch.randperm(len(labels), generator=generator)
+    sizes = [size] * (len(labels) // size)
+    rest = len(labels) % size
+    if rest == 1:
+        sizes[-1] += 1
+    elif rest:
+        sizes.append(rest)
+    for chosen in order.split(sizes):
         yield images[chosen], labels[chosen]
