@@ -1,0 +1,184 @@
+"""Fed-LPFM through the whole wire: what leaves a device, mixed fleets, and refusals."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Message
+from flwr.common.serde import message_to_proto
+from safetensors.numpy import load_file
+
+from client_app.app import app
+from client_app.device import Device
+from client_app.methods import fed_lpfm
+from client_app.teachers.cache import Table
+from common.config import DataSettings
+from common.methods.fed_lpfm import Down, Up
+from common.models import FlatModel, build
+from deploy.run_config import default_config
+from deploy.simulate import node_configs
+from server_app.app import run
+from server_app.settings import ServerSettings
+from server_app.transport.in_process import InProcessGrid
+from tests.tiny_teacher import teachers_file, tiny_teacher
+
+Run = Callable[..., Path]
+DATA = {"data.sources": 3, "data.targets": 4, "data.pretrain-images": 250}
+
+
+def fleet(
+    teachers: list[Path | None], config: dict[str, Any], sniff: list[bytes] | None = None
+) -> InProcessGrid:
+    """Nodes of which source i has the i-th teachers file."""
+    data = DataSettings(sources=3, targets=4, pretrain_images=250)
+    nodes = node_configs(data)
+    for node, path in zip(nodes, teachers, strict=False):
+        if path is not None:
+            node["teachers"] = str(path)
+
+    def listen(message: Message, reply: Message) -> Message:
+        if sniff is not None:
+            sniff.append(message_to_proto(reply).SerializeToString())
+        return reply
+
+    return InProcessGrid(app, nodes, default_config() | config, interfere=listen)
+
+
+def run_fleet(
+    small_run: Run, teachers: list[Path | None], sniff: list[bytes] | None = None, **more: Any
+) -> list[dict[str, Any]]:
+    config = {**DATA, "method": "fed_lpfm", "fed_lpfm.lr": 0.05, "data.sources": 3, **more}
+    folder = small_run("fed_lpfm", config, grid=fleet(teachers, config, sniff))
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def table(more: str = "") -> str:
+    return f'model = "local-dir:{tiny_teacher()}"\n{more}'
+
+
+def windows(values: np.ndarray, width: int) -> list[bytes]:
+    """Runs of ``width`` neighbours in every float width, both byte orders."""
+    flat = values.reshape(-1, values.shape[-1])
+    found = []
+    for kind in ("<f2", ">f2", "<f4", ">f4", "<f8", ">f8"):
+        for row in flat:
+            starts = range(0, len(row) - width + 1, width)
+            found += [row[i : i + width].astype(kind).tobytes() for i in starts]
+    return found
+
+
+def secrets_of(tmp_path: Path) -> dict[str, list[bytes]]:
+    """What must not leave a device, as bytes."""
+    secrets: dict[str, list[bytes]] = {}
+    for kind in ("logits", "embeddings", "classifier"):
+        (file,) = (tmp_path / "cache").rglob(f"{kind}-*")
+        secrets[kind] = windows(np.stack(list(Table(file)._rows.values())), 4)
+    weights = load_file(tiny_teacher() / "open_clip_model.safetensors")
+    matrices = [w for w in weights.values() if w.ndim == 2 and w.shape[1] > 7]
+    secrets["weights"] = [part for w in matrices for part in windows(w[:50], 8)]
+    places = (tmp_path, tiny_teacher(), "local-dir")
+    return secrets | {"places": [str(place).encode() for place in places]}
+
+
+def leaks(secrets: dict[str, list[bytes]], sent: list[bytes]) -> dict[str, int]:
+    """How many of each kind of secret are in what was sent."""
+    everything = b"".join(sent)
+    return {
+        kind: found
+        for kind, parts in secrets.items()
+        if (found := sum(any(part) and part in everything for part in parts))
+    }
+
+
+@pytest.mark.parametrize("loss", ["kl", "features"])
+def test_nothing_of_a_teacher_is_in_any_reply(tmp_path: Path, small_run: Run, loss: str):
+    sent: list[bytes] = []
+    path = teachers_file(tmp_path, table())
+    lines = run_fleet(small_run, [path] * 3, sent, **{"fed_lpfm.loss": loss})
+    assert lines[-1]["method"]["distilled"] == 3
+    secrets = secrets_of(tmp_path)
+    assert all(len(parts) > 2 for parts in secrets.values())
+    assert leaks(secrets, sent) == {}
+    proxy = FlatModel(build("cnn-tiny", classes=10, channels=1, image_size=8)).vector
+    for line in lines[1:]:
+        assert line["bytes_up"] - lines[0]["bytes_up"] == 3 * 4 * len(proxy)
+
+
+def test_a_device_that_leaks_logits_is_caught_by_the_same_search(
+    tmp_path: Path, small_run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    honest = fed_lpfm.train
+
+    def leak(down: Down, device: Device) -> Up:
+        assert device.teachers is not None
+        up = honest(down, device)
+        logits = device.teachers.answers().logits.flatten().numpy()
+        up.change.vector[: len(logits)] = logits
+        return up
+
+    monkeypatch.setattr(fed_lpfm, "train", leak)
+    sent: list[bytes] = []
+    run_fleet(small_run, [teachers_file(tmp_path, table())] * 3, sent)
+    assert leaks(secrets_of(tmp_path), sent).keys() == {"logits"}
+
+
+def test_a_mixed_fleet_says_who_had_a_teacher(tmp_path: Path, small_run: Run):
+    good = teachers_file(tmp_path, table())
+    cramped = teachers_file(tmp_path / "..", table(), head="memory = 1", name="cramped.toml")
+    cramped.write_text(cramped.read_text().replace("/cache", "/other-cache"))
+    lines = run_fleet(small_run, [good, cramped, None])
+    for line in lines[1:]:
+        assert line["replies"] == 3
+        assert not line["missing"]
+        assert line["method"]["distilled"] == 1
+        assert line["method"]["without_teacher"] == 1
+        assert line["method"]["without_room_for_teacher"] == 1
+        assert line["method"]["distillation_loss"] > 0
+
+
+def test_a_teacher_changes_the_model_and_a_run_without_is_plain(tmp_path: Path, small_run: Run):
+    path = teachers_file(tmp_path, table())
+    with_teacher = run_fleet(small_run, [path] * 3, **{"run-name": "with"})
+    without = run_fleet(small_run, [], **{"run-name": "without"})
+    assert without[-1]["method"]["without_teacher"] == 3
+    assert with_teacher[-1]["evaluation"] != without[-1]["evaluation"]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "head", "message"),
+    [
+        ('model = "local-dir:gone"', "", "open_clip_config.json cannot be read"),
+        ('model = "ViT-B32"\npretrained = "openai"', "", "near: .*ViT-B-32"),
+        (None, 'prompts = ["a photo"]', "has no placeholder"),
+        (None, '[class-names]\n"eleven" = "11"', "the run has no class 'eleven'"),
+    ],
+)
+def test_a_wrong_teacher_is_refused_before_training_and_the_others_go_on(
+    tmp_path: Path, small_run: Run, teacher: str | None, head: str, message: str
+):
+    wrong = teachers_file(tmp_path, teacher or table(), head=head)
+    config = {**DATA, "method": "fed_lpfm", "rounds": 1, "round.nodes": 3, "round.wait": 5.0}
+    notices: list[str] = []
+    grid = fleet([wrong], config)
+    folder = run(
+        grid, default_config() | config, ServerSettings(runs=tmp_path / "runs"), notices.append
+    )
+    refusals = [text for text in notices if "cannot take part" in text]
+    assert len(refusals) == 1
+    assert re.search(message, refusals[0])
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["replies"] == last["asked"] == 2
+
+
+def test_other_methods_do_not_care_about_teachers(tmp_path: Path, small_run: Run):
+    wrong = teachers_file(tmp_path, 'model = "local-dir:gone"')
+    config = {**DATA, "method": "fedavg"}
+    folder = small_run("fedavg", config, grid=fleet([wrong] * 3, config))
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["replies"] == 3
