@@ -16,8 +16,9 @@ from common.tensors import Tensors
 
 def dump(groups: Mapping[str, Tensors], notes: Mapping[str, Any]) -> bytes:
     """Serialise groups of named tensors with JSON-able notes."""
+    # ascontiguousarray would turn BatchNorm's scalar counters into arrays of one.
     arrays = {
-        f"{group}/{name}": np.ascontiguousarray(array)
+        f"{group}/{name}": np.asarray(array, order="C")
         for group, tensors in groups.items()
         for name, array in tensors.unpack().items()
     }
