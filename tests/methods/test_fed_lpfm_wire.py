@@ -21,6 +21,7 @@ from client_app.teachers.cache import Table
 from common.config import DataSettings
 from common.methods.fed_lpfm import Down, Up
 from common.models import FlatModel, build
+from common.tensorfile import parse
 from deploy.run_config import default_config
 from deploy.simulate import node_configs
 from server_app.app import run
@@ -182,3 +183,22 @@ def test_other_methods_do_not_care_about_teachers(tmp_path: Path, small_run: Run
     folder = small_run("fedavg", config, grid=fleet([wrong] * 3, config))
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["replies"] == 3
+
+
+def test_a_batchnorm_proxy_resumes_bit_for_bit(tmp_path: Path, small_run: Run):
+    path = teachers_file(tmp_path, table())
+    config = {
+        **DATA, "method": "fed_lpfm", "model": "resnet8x4", "fed_lpfm.augmentation": "crop",
+        "evaluation.every": 0,
+    }  # fmt: skip
+    vectors = []
+    for name, parts in (("whole", [3]), ("cut", [1, 3])):
+        grid = fleet([path] * 3, {**config, "run-name": name})
+        for number, rounds in enumerate(parts):
+            run_config = {**config, "run-name": name, "rounds": rounds, "resume": number > 0}
+            folder = small_run("fed_lpfm", run_config, grid=grid)
+        groups, _ = parse((folder / "models/last.safetensors").read_bytes(), name)
+        vectors.append({k: v for g in groups.values() for k, v in g.unpack().items()})
+    assert any("running_mean" in name for name in vectors[0])
+    for name, array in vectors[0].items():
+        np.testing.assert_array_equal(array, vectors[1][name], err_msg=name)

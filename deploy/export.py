@@ -1,0 +1,121 @@
+"""Write a trained proxy for other runtimes: preprocessing inside, class names beside.
+
+The exported network takes images as pixels, uint8 of shape (n, channels, size, size), and gives
+probabilities, float32 of shape (n, classes). Scaling and normalisation are part of it; the largest
+centred square of an image, resized, is what it expects. The card with the class names travels in
+the file: in ONNX as the metadata entry ``augflower``, in TorchScript as the extra file so named.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import ModelError
+from common.files import write_atomic
+from common.modelfile import Card, load_model
+
+Format = Literal["onnx", "torchscript"]
+
+SUFFIX: dict[Format, str] = {"onnx": ".onnx", "torchscript": ".pt"}
+CARD = "augflower"
+
+
+class Packaged(nn.Module):
+    """A network with its preprocessing before it and softmax behind it."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, card: Card) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(card.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(card.std).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 (n, c, h, w) to probabilities (n, classes)."""
+        scaled = (images.float() / 255 - self.mean) / self.std
+        return torch.softmax(self.network(scaled), 1)
+
+
+def export_model(source: Path, format: str = "onnx", out: Path | None = None) -> Path:
+    """Export a run's last model, or any model file; returns the file written.
+
+    Parameters
+    ----------
+    source: folder of a run, or a file such as ``runs/NAME/models/best.safetensors``.
+    format: "onnx" or "torchscript".
+    out: the file; by default beside the model.
+
+    Raises
+    ------
+    ModelError: there is no such model or format, or what writes the format is not installed.
+    """
+    if format not in get_args(Format):
+        raise ModelError(f"no export format {format!r}; choose {' or '.join(get_args(Format))}")
+    path = source / "models" / "last.safetensors" if source.is_dir() else source
+    packaged, card = load_packaged(path)
+    kind: Format = "onnx" if format == "onnx" else "torchscript"
+    target = out or path.with_suffix(SUFFIX[kind])
+    example = torch.zeros(2, card.channels, card.image_size, card.image_size, dtype=torch.uint8)
+    write = _onnx if kind == "onnx" else _torchscript
+    write_atomic(target, write(packaged, example, json.dumps(asdict(card), ensure_ascii=False)))
+    return target
+
+
+def load_packaged(path: Path) -> tuple[Packaged, Card]:
+    """A model file as what would be exported, ready to answer.
+
+    Raises
+    ------
+    ModelError: it is not a model of AugFlower.
+    """
+    model, buffers, card = load_model(path)
+    model.load_buffers(buffers)
+    return Packaged(model.module, card).eval(), card
+
+
+def _onnx(packaged: nn.Module, example: Tensor, card: str) -> bytes:
+    try:
+        import onnxscript  # noqa: F401  # torch.onnx needs it, and says so far less clearly
+    except ImportError as error:
+        raise ModelError("export to ONNX needs: pip install 'augflower[export]'") from error
+    count = torch.export.Dim("n", min=1)
+    schemas = logging.getLogger("torch.onnx._internal.exporter._schemas")
+    level = schemas.level
+    schemas.setLevel(logging.ERROR)  # it warns of operators that no classifier has
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            program = torch.onnx.export(
+                packaged,
+                (example,),
+                dynamo=True,
+                verbose=False,
+                dynamic_shapes=({0: count},),
+                input_names=["images"],
+                output_names=["probabilities"],
+            )
+    finally:
+        schemas.setLevel(level)
+    assert program is not None
+    program.model.metadata_props[CARD] = card
+    return program.model_proto.SerializeToString()
+
+
+def _torchscript(packaged: nn.Module, example: Tensor, card: str) -> bytes:
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        # Deprecated in favour of torch.export, but what LibTorch and torch.jit.load read.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.trace(packaged, example), file, _extra_files={CARD: card})
+    return file.getvalue()

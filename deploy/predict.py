@@ -1,0 +1,124 @@
+"""Ask a trained or exported model about images."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from common.data.image_folder import decode
+from common.errors import ModelError
+from deploy.export import CARD, load_packaged
+
+Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Pixels, shape (n, c, size, size), to probabilities, shape (n, classes)."""
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about one image.
+
+    Attributes
+    ----------
+    label: the likeliest class.
+    confidence: its probability.
+    ranking: the likeliest classes with their probabilities, best first.
+    """
+
+    path: Path
+    label: str
+    confidence: float
+    ranking: tuple[tuple[str, float], ...]
+
+
+def predict(model: Path, images: Sequence[Path], top: int = 3) -> Iterator[Prediction]:
+    """Classify image files of any size, one after the other.
+
+    Parameters
+    ----------
+    model: a run's .safetensors, or an exported .onnx or .pt.
+    top: length of the ranking.
+
+    Raises
+    ------
+    ModelError: the model cannot be used.
+    DataError: a file is not an image.
+    """
+    run, card = _open(model)
+    classes: list[str] = card["classes"]
+    for start in range(0, len(images), BATCH):
+        part = images[start : start + BATCH]
+        pixels = np.stack([decode(path, card["image_size"], card["channels"]) for path in part])
+        for path, row in zip(part, run(pixels), strict=True):
+            best = np.argsort(row)[::-1][:top]
+            ranking = tuple((classes[i], float(row[i])) for i in best)
+            yield Prediction(path, *ranking[0], ranking)
+
+
+def _open(path: Path) -> tuple[Run, dict[str, Any]]:
+    if not path.is_file():
+        raise ModelError(
+            f"{path} is not a file: name a model such as runs/NAME/models/last.safetensors, or "
+            "what 'augflower export' wrote"
+        )
+    if path.suffix == ".onnx":
+        return _open_onnx(path)
+    if path.suffix == ".pt":
+        return _open_torchscript(path)
+    packaged, card = load_packaged(path)
+    return _torch(packaged), {
+        "classes": list(card.classes),
+        "image_size": card.image_size,
+        "channels": card.channels,
+    }
+
+
+def _open_onnx(path: Path) -> tuple[Run, dict[str, Any]]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ModelError("an ONNX model needs: pip install 'augflower[export]'") from error
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own errors have no common parent
+        raise ModelError(f"{path} is not an ONNX model that runs here: {error}") from error
+    card = _card(session.get_modelmeta().custom_metadata_map.get(CARD), path)
+    return lambda pixels: session.run(["probabilities"], {"images": pixels})[0], card
+
+
+def _open_torchscript(path: Path) -> tuple[Run, dict[str, Any]]:
+    extra = {CARD: ""}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module = torch.jit.load(str(path), _extra_files=extra)
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"{path} is not a TorchScript model: {str(error)[:200]}") from error
+    return _torch(module), _card(extra[CARD], path)
+
+
+def _torch(module: Callable[[torch.Tensor], torch.Tensor]) -> Run:
+    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return module(torch.from_numpy(pixels)).numpy()
+
+    return run
+
+
+def _card(content: str | bytes | None, path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(content or "")
+        return {key: card[key] for key in ("classes", "image_size", "channels")}
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(
+            f"{path} carries no class names of AugFlower; export it with 'augflower export'"
+        ) from None

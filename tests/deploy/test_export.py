@@ -1,0 +1,131 @@
+"""Exported models give the same answers as the run's, in the runtimes that they are for."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.data.load import load
+from common.errors import DataError, ModelError
+from common.modelfile import Card, save_model
+from common.models import FlatModel, build
+from deploy.export import export_model
+from deploy.predict import predict
+
+CLASSES = ("cat", "dog", "käfer")
+
+
+def model(folder: Path, architecture: str = "cnn-tiny", channels: int = 1, size: int = 8) -> Path:
+    """A run's model; BatchNorm, where there is any, has seen images."""
+    net = FlatModel(build(architecture, classes=3, channels=channels, image_size=size, seed=1))
+    torch.manual_seed(0)
+    net.module.train()
+    with torch.no_grad():
+        net.module(3 * torch.randn(16, channels, size, size) + 1)
+    card = Card(
+        architecture, CLASSES, channels, size, (0.3,) * channels, (0.4,) * channels,
+        0.05, 1, "support", "fed_lpfm", "test",
+    )  # fmt: skip
+    path = folder / "models" / "last.safetensors"
+    save_model(path, net.parameters, net.buffers, card)
+    return path
+
+
+def pictures(folder: Path, n: int = 35) -> list[Path]:
+    pool = load("digits", image_size=24).pixels(np.arange(n))
+    paths = []
+    for i, pixels in enumerate(pool):
+        paths.append(folder / f"{i:03}.png")
+        Image.fromarray(np.pad(pixels[0], ((0, i % 3), (0, 0)))).save(paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+@pytest.mark.parametrize(
+    ("architecture", "channels", "size"),
+    [
+        ("cnn-tiny", 1, 8),
+        ("resnet8x4", 3, 16),
+        pytest.param("mobilenet_v2", 3, 28, marks=pytest.mark.slow),
+    ],
+)
+def test_the_same_answers(tmp_path: Path, architecture: str, channels: int, size: int, format: str):
+    own = model(tmp_path, architecture, channels, size)
+    written = export_model(tmp_path, format)
+    assert written.parent == own.parent
+    images = pictures(tmp_path)
+    for one, other in zip(predict(own, images), predict(written, images), strict=True):
+        assert one.path == other.path
+        assert one.label == other.label
+        assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
+        assert sum(p for _, p in other.ranking) == pytest.approx(1, abs=1e-5)
+
+
+def test_predictions_by_definition(tmp_path: Path):
+    """softmax(net((x / 255 - mean) / std)) with the averages that BatchNorm has kept."""
+    path = model(tmp_path, "resnet8x4", 1, 8)
+    pool = load("digits")
+    images = []
+    for i in range(3):
+        images.append(tmp_path / f"{i}.png")
+        Image.fromarray(pool.pixels(np.array([i]))[0, 0]).save(images[-1])
+    from common.modelfile import load_model
+
+    net, buffers, _ = load_model(path)
+    net.load_buffers(buffers)
+    net.module.eval()
+    pixels = torch.from_numpy(pool.pixels(np.arange(3))).float() / 255
+    with torch.no_grad():
+        expected = torch.softmax(net.module((pixels - 0.3) / 0.4), 1)
+    for row, prediction in zip(expected, predict(path, images), strict=True):
+        assert prediction.label == CLASSES[int(row.argmax())]
+        got = dict(prediction.ranking)
+        assert [got[name] for name in CLASSES] == pytest.approx(row.tolist(), abs=1e-6)
+        assert [p for _, p in prediction.ranking] == sorted(got.values(), reverse=True)
+
+
+def test_onnx_takes_any_number_of_images_and_carries_its_card(tmp_path: Path):
+    import json
+
+    import onnxruntime
+
+    model(tmp_path)
+    written = export_model(tmp_path, "onnx", tmp_path / "out" / "proxy.onnx")
+    session = onnxruntime.InferenceSession(str(written))
+    for n in (1, 2, 7):
+        pixels = np.random.default_rng(n).integers(0, 256, (n, 1, 8, 8), np.uint8)
+        (answer,) = session.run(None, {"images": pixels})
+        assert answer.shape == (n, 3)
+        np.testing.assert_allclose(answer.sum(1), 1, rtol=1e-5)
+    card = json.loads(session.get_modelmeta().custom_metadata_map["augflower"])
+    assert card["classes"] == list(CLASSES)
+    assert (card["image_size"], card["channels"], card["mean"]) == (8, 1, [0.3])
+
+
+def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = model(tmp_path)
+    with pytest.raises(ModelError, match="choose onnx or torchscript"):
+        export_model(tmp_path, "tflite")
+    with pytest.raises(ModelError, match="name a model such as"):
+        export_model(tmp_path / "no-run" / "x.safetensors")
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(DataError, match=r"text\.png cannot be read as an image"):
+        list(predict(path, [tmp_path / "text.png"]))
+    for name in ("torn.onnx", "torn.pt"):
+        (tmp_path / name).write_bytes(b"torn")
+        with pytest.raises(ModelError, match=name):
+            list(predict(tmp_path / name, pictures(tmp_path, 1)))
+    torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)), tmp_path / "foreign.pt")
+    with pytest.raises(ModelError, match="carries no class names"):
+        list(predict(tmp_path / "foreign.pt", pictures(tmp_path, 1)))
+    for missing in ("onnxscript", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ModelError, match=r"augflower\[export\]"):
+        export_model(tmp_path, "onnx")
+    with pytest.raises(ModelError, match=r"augflower\[export\]"):
+        list(predict(tmp_path / "torn.onnx", pictures(tmp_path, 1)))
