@@ -58,18 +58,40 @@ def build(name: str, *, classes: int, channels: int, image_size: int, seed: int 
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        library, _, rest = name.rpartition(":")
-        if library == "torchvision":
-            return _torchvision(rest, classes, channels)
-        if library == "timm":
-            return _timm(rest, classes, channels)
-        if name not in MODELS:
-            near = difflib.get_close_matches(name, MODELS, n=3) or sorted(MODELS)
-            raise ModelError(
-                f"no model is named {name!r}; near: {', '.join(near)}. Also possible: "
-                "torchvision:NAME and timm:NAME"
-            )
-        return MODELS[name](classes, channels, image_size)
+        model = _create(name, classes, channels, image_size)
+    _try(model, name, classes, channels, image_size)
+    return model
+
+
+def _create(name: str, classes: int, channels: int, image_size: int) -> nn.Module:
+    library, _, rest = name.rpartition(":")
+    if library == "torchvision":
+        return _torchvision(rest, classes, channels)
+    if library == "timm":
+        return _timm(rest, classes, channels)
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=3) or sorted(MODELS)
+        raise ModelError(
+            f"no model is named {name!r}; near: {', '.join(near)}. Also possible: "
+            "torchvision:NAME and timm:NAME"
+        )
+    return MODELS[name](classes, channels, image_size)
+
+
+def _try(model: nn.Module, name: str, classes: int, channels: int, image_size: int) -> None:
+    """Let the model see one image now, rather than fail in the middle of a run."""
+    training = model.training
+    try:
+        with torch.no_grad():
+            logits = model.eval()(torch.zeros(1, channels, image_size, image_size))
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        raise ModelError(
+            f"model {name!r} cannot take images of {channels} x {image_size} x {image_size}: "
+            f"{str(error)[:200]}; choose another image-size or model"
+        ) from error
+    if getattr(logits, "shape", None) != (1, classes):
+        raise ModelError(f"model {name!r} is no classifier of one label for each image")
+    model.train(training)
 
 
 def features_and_logits(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
