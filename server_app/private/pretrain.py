@@ -209,16 +209,11 @@ def _batches(
 
 
 def _logits(model: PretrainedModel, pixels: Tensor) -> Tensor:
-    images = model.preprocessing(pixels)
-    try:
-        logits = model.module(images)
-    # What an architecture says when its layers do not fit, which is not our error to raise.
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise ModelError(
-            f"{model.architecture} cannot take images of shape {tuple(images.shape[1:])}: {error}"
-        ) from error
+    logits = model.module(model.preprocessing(pixels))
     if not isinstance(logits, Tensor):
-        raise ModelError(f"{model.architecture} gives more than logits when it is trained")
+        raise ModelError(
+            f"{model.architecture} gives more than logits in training; choose another model"
+        )
     return logits
 
 

@@ -1,0 +1,1 @@
+"""Tests of the private model and of R_h."""
