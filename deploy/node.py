@@ -26,6 +26,11 @@ from deploy.environment import flower_environment
 from deploy.sleeps import differences, quicken_supernode
 from deploy.warm import LIBRARIES, WarmExecutor, describe, detach_signals, end_process, preload
 
+_FLOWER = (
+    "flwr.supernode.cli.flower_supernode",
+    "flwr.supernode.main",
+    "flwr.supernode.runtime.run_clientapp",
+)
 _GRACE = 6.0
 _log = logging.getLogger("augflower.node")
 
@@ -82,9 +87,7 @@ def run_node(options: NodeOptions) -> None:
     port = options.port or free_port()
     secret = secrets.token_bytes(48)
     context = multiprocessing.get_context("fork")
-    # A fork shares the pages of what was imported before it.
-    from flwr.supernode.cli.flower_supernode import flower_supernode  # noqa: F401
-    from flwr.supernode.runtime.run_clientapp import run_clientapp  # noqa: F401
+    preload(_FLOWER)
 
     quick = options.quick and not _unsuited()
     bell, ring = context.Pipe(duplex=False)
