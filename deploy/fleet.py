@@ -8,16 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Self
 
 from common.errors import FleetError
@@ -26,6 +24,7 @@ from deploy.control import Control, RunStatus, Scalar, toml_lines
 from deploy.environment import flower_environment
 from deploy.node import free_port
 from deploy.processes import Process, stop_all
+from deploy.signals import terminable, undisturbed
 
 START_TIMEOUT = 120.0
 _GRACE = 8.0
@@ -93,7 +92,7 @@ class Fleet:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             stack.callback(self._stop)
-            stack.enter_context(_terminable())
+            stack.enter_context(terminable())
             self._superlink.start()
             self._wait_for("the SuperLink", self._superlink_ready)
             self._superexec.start()
@@ -252,7 +251,7 @@ class Fleet:
             time.sleep(0.1)
 
     def _stop(self) -> None:
-        with _undisturbed():
+        with undisturbed():
             # The devices take their leave of the SuperLink, so it goes last.
             stop_all(list(self._nodes.values()), _GRACE)
             stop_all([self._superexec, self._superlink], _GRACE)
@@ -265,34 +264,3 @@ def _importable(environment: dict[str, str]) -> dict[str, str]:
         return environment
     path = [str(root), *filter(None, [environment.get("PYTHONPATH")])]
     return environment | {"PYTHONPATH": os.pathsep.join(path)}
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Inside, SIGTERM unwinds the program as Ctrl-C does, instead of ending it on the spot."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(_number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM wait; what is done there takes a few seconds at most."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
