@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
@@ -34,8 +33,7 @@ from client_app.teachers.prompts import texts
 from client_app.teachers.settings import TeacherSettings
 from client_app.teachers.source import Source, create, describe, find_weights
 from common.config import DataSettings
-from common.data.catalogue import known
-from common.data.images import LabelledImages
+from common.data.images import Indices, LabelledImages
 from common.data.load import load
 from common.data.plan import server_parts
 from common.errors import DataError
@@ -64,39 +62,39 @@ class Trained:
 def train_teacher(
     folder: Path,
     backbone: Backbone,
-    data: DataSettings,
+    images: LabelledImages,
+    learned: Indices,
+    judged: Indices,
     *,
     epochs: int = 15,
     width: int = 64,
-    judged: int = 1000,
     seed: int = 0,
 ) -> Trained:
-    """Train on the part of a data set that no client holds, ``pretrain-images`` of ``data``.
+    """Train on some images of a pool and measure on others.
 
     Parameters
     ----------
     folder: receives open_clip_config.json and open_clip_model.safetensors.
+    images: a pool in colour.
+    learned, judged: indices into the pool.
     width: of both towers.
-    judged: number of other images to measure the accuracy on.
 
     Raises
     ------
-    DataError: ``pretrain-images`` is 0, or the data set is nowhere.
+    DataError: the pool is grey, or there are no images to learn from.
     """
-    images = load(data.name, image_size=known(data.name).image_size, channels=3)
-    chosen, _, rest = server_parts(images.labels, data)
-    if not len(chosen):
-        raise DataError("a teacher needs images to learn from: set pretrain-images above 0")
+    if images.channels != 3 or not len(learned):
+        raise DataError("a teacher learns from at least one image, in 3 channels")
     write_json(folder / "open_clip_config.json", _config(backbone, width))
     source = describe(TeacherSettings(model=f"local-dir:{folder}"))
-    pixels, labels = preparation(source)(images.pixels(chosen)), images.labels[chosen]
+    pixels, labels = preparation(source)(images.pixels(learned)), images.labels[learned]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = create(source)
         _fit(model, source, pixels, torch.from_numpy(labels), images, epochs, seed)
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     write_atomic(folder / "open_clip_model.safetensors", save(weights))
-    return Trained(len(chosen), _accuracy(source, images, rest[:judged]))
+    return Trained(len(learned), _accuracy(source, images, judged))
 
 
 def _config(backbone: Backbone, width: int) -> dict[str, Any]:
@@ -155,7 +153,7 @@ def _contrast(scores: Tensor, together: Tensor) -> Tensor:
     return each.sum() / (partners > 0).sum()
 
 
-def _accuracy(source: Source, images: LabelledImages, chosen: np.ndarray) -> float:
+def _accuracy(source: Source, images: LabelledImages, chosen: Indices) -> float:
     clip = Clip(source, find_weights(source))
     classifier = clip.classifier(texts(images.name, images.classes))
     answers = (clip.embed(images.pixels(chosen)) @ classifier.T).argmax(1)
@@ -173,9 +171,10 @@ def main(
     """Train a small CLIP model, to be used as a teacher where none can be downloaded."""
     if backbone not in ("vit", "resnet"):
         raise typer.BadParameter(f"{backbone!r}: choose vit or resnet")
-    settings = DataSettings(name=data, pretrain_images=images)
     kind: Backbone = "vit" if backbone == "vit" else "resnet"
-    done = train_teacher(folder, kind, settings, epochs=epochs, seed=seed)
+    pool = load(data, channels=3)
+    learned, _, others = server_parts(pool.labels, DataSettings(name=data, pretrain_images=images))
+    done = train_teacher(folder, kind, pool, learned, others[:2000], epochs=epochs, seed=seed)
     print(
         f"{folder}: trained on {done.images} images, {100 * done.accuracy:.1f} % zero-shot on "
         f"others. Name it in a teachers file as model = 'local-dir:{folder.absolute()}'"

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 
 from common.config import DataSettings
+from common.data.load import load
+from common.data.plan import server_parts
 from deploy.train_teacher import Backbone, train_teacher
 
 DATA = DataSettings(sources=3, targets=0, pretrain_images=250)
@@ -21,7 +23,9 @@ def tiny_teacher(backbone: Backbone = "resnet") -> Path:
     folder = Path(tempfile.mkdtemp(prefix="teacher-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     epochs = 10 if backbone == "resnet" else 1
-    done = train_teacher(folder, backbone, DATA, epochs=epochs, width=32, judged=200)
+    pool = load("digits", channels=3)
+    learned, _, others = server_parts(pool.labels, DATA)
+    done = train_teacher(folder, backbone, pool, learned, others[:200], epochs=epochs, width=32)
     assert backbone == "vit" or done.accuracy > 0.5
     return folder
 

@@ -23,7 +23,7 @@ from client_app.teachers.cache import Key, Table, digest, keys_of
 from client_app.teachers.prompts import texts
 from client_app.teachers.room import MIB, NoRoom, check_room, needed
 from client_app.teachers.settings import TeacherSettings, read_teachers
-from client_app.teachers.source import describe, find_weights, fingerprint
+from client_app.teachers.source import describe, find_weights, fingerprint, resolve
 
 log = logging.getLogger(__name__)
 
@@ -136,8 +136,7 @@ class _Asked:
     def __init__(self, settings: TeacherSettings, limit: int, cache: Path) -> None:
         self._settings = settings
         self._limit = limit
-        self._source = describe(settings)
-        self._weights = find_weights(self._source)
+        self._source, self._weights = resolve(settings, cache / "sources.json")
         weights = fingerprint(self._weights, cache / "weights.json")
         self._identity = self._source.identity(weights)
         self._cache = cache

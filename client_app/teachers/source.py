@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -121,20 +122,69 @@ def find_weights(source: Source) -> Path:
     return Path(found)
 
 
+def resolve(settings: TeacherSettings, notes: Path) -> tuple[Source, Path]:
+    """A teacher and the file of its weights; remembered in ``notes`` while nothing changes.
+
+    So a device whose answers are all cached need not even import open_clip, which takes long and
+    much memory on a small one.
+
+    Raises
+    ------
+    ModelError: see ``describe`` and ``find_weights``.
+    """
+    config = Path(settings.model.removeprefix(LOCAL)) / "open_clip_config.json"
+    state = [settings.model_dump(), _release(), _stamp(config)]
+    name = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+    known = _recall(notes)
+    try:
+        found = known[name]
+        weights = Path(found["weights"])
+        if weights.is_file():
+            return Source(**found["source"], settings=settings), weights
+    except (KeyError, TypeError):
+        pass
+    source = describe(settings)
+    weights = find_weights(source)
+    parts = ("model", "config", "preprocess", "quick_gelu")
+    described = {part: getattr(source, part) for part in parts}
+    write_json(notes, {**known, name: {"source": described, "weights": str(weights)}})
+    return source, weights
+
+
 def fingerprint(path: Path, notes: Path) -> str:
     """SHA-256 of a file; remembered in ``notes`` for as long as its size and time stay."""
-    stat = path.stat()
-    state = [stat.st_size, stat.st_mtime_ns]
-    try:
-        known = json.loads(notes.read_text(encoding="utf-8"))
-        if known[str(path)][:2] == state:
-            return str(known[str(path)][2])
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        known = None
+    state, known = _stamp(path), _recall(notes)
+    entry = known.get(str(path))
+    if isinstance(entry, list) and len(entry) == 2 and entry[0] == state:
+        return str(entry[1])
     with path.open("rb") as file:
         value = hashlib.file_digest(file, "sha256").hexdigest()
-    write_json(notes, {**(known if isinstance(known, dict) else {}), str(path): [*state, value]})
+    write_json(notes, {**known, str(path): [state, value]})
     return value
+
+
+def _stamp(path: Path) -> list[int]:
+    """Size and time of a file; empty if there is none."""
+    if not path.is_file():
+        return []
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _recall(notes: Path) -> dict[str, Any]:
+    """What was noted; nothing if the file is absent or damaged."""
+    try:
+        known = json.loads(notes.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _release() -> str:
+    try:
+        return version("open_clip_torch")
+    except PackageNotFoundError:
+        return ""
 
 
 def create(source: Source, device: str = "cpu") -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import shutil
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,6 +117,17 @@ def test_asked_once_and_cached_as_float16(tmp_path: Path, asked: Asked):
     (kept,) = (tmp_path / "cache").rglob("logits-*")
     half = first.logits[0].numpy().astype("<f2")
     assert all(row.tobytes() in kept.read_bytes() for row in half)
+
+
+def test_cached_answers_need_no_open_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pixels, labels = digits(10)
+    path = teachers_file(tmp_path, table())
+    first = teachers(path, pixels, labels).answers()
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    torch.testing.assert_close(teachers(path, pixels, labels).answers().logits, first.logits)
+    (tmp_path / "cache" / "sources.json").write_text("torn {", encoding="utf-8")
+    with pytest.raises(ModelError, match="needs open_clip"):
+        teachers(path, pixels, labels).answers()
 
 
 def test_new_images_alone_are_asked(tmp_path: Path, asked: Asked):

@@ -1,0 +1,77 @@
+"""Fed-LPFM's choices: weight and temperature, distillation losses, number and strength of teachers.
+
+    python -m benchmarks.fed_lpfm_sweep
+
+On the class split with two classes a client.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.fed_lpfm_runs import Options, cell, options, print_table, run, table, teacher
+from benchmarks.machine import footer
+
+PARTITION = "2 classes"
+LAMBDAS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+TEMPERATURES = (1.0, 2.0, 4.0)
+LOSSES: dict[str, dict[str, Any]] = {
+    "KL": {"loss": "kl"},
+    "MSE on logits": {"loss": "mse", "lambda": 0.1},
+    "features": {"loss": "features"},
+    "decoupled, beta 1": {"loss": "decoupled", "beta": 1.0},
+    "decoupled, beta 8": {"loss": "decoupled", "beta": 8.0},
+}
+STRENGTHS = (100, 300, 1000, 3000)
+
+
+def _cell(asked: Options, teachers: list[tuple[str, int, int]], **settings: Any) -> str:
+    """One cell; teachers are (backbone, number of images, number)."""
+    scores = []
+    for seed in asked.seeds:
+        folders = [teacher(asked, b, seed, n, k)[0] for b, n, k in teachers]  # type: ignore[arg-type]
+        text = "".join(map(table, folders))
+        scores.append(run(asked, "fed_lpfm", PARTITION, seed, lambda _, t=text: t, **settings))
+    return cell(scores)
+
+
+def main() -> None:
+    """Print the four tables."""
+    asked = options(str(__doc__))
+    one = [("resnet", 3000, 0)]
+    rows = {
+        f"{value}": [
+            _cell(asked, one, **{"lambda": value, "temperature": tau}) for tau in TEMPERATURES
+        ]
+        for value in LAMBDAS
+    }
+    print_table(["lambda", *(f"tau {tau:g}" for tau in TEMPERATURES)], rows)
+    print()
+    print_table(
+        ["loss", "accuracy"], {name: [_cell(asked, one, **more)] for name, more in LOSSES.items()}
+    )
+    print()
+    several = {
+        "1 ResNet": one,
+        "2 ResNets": [("resnet", 3000, k) for k in range(2)],
+        "3 ResNets": [("resnet", 3000, k) for k in range(3)],
+        "ResNet and ViT": [*one, ("vit", 3000, 0)],
+    }
+    print_table(
+        ["teachers on each device", "accuracy"],
+        {name: [_cell(asked, chosen)] for name, chosen in several.items()},
+    )
+    print()
+    rows = {}
+    for images in STRENGTHS:
+        known = [teacher(asked, "resnet", seed, images)[1] for seed in asked.seeds]
+        rows[str(images)] = [
+            f"{100 * sum(known) / len(known):.1f}",
+            _cell(asked, [("resnet", images, 0)]),
+        ]
+    print_table(["images the teacher has seen", "teacher, zero-shot", "Fed-LPFM"], rows)
+    print("\n" + footer("python -m benchmarks.fed_lpfm_sweep"))
+
+
+if __name__ == "__main__":
+    main()
