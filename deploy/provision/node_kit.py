@@ -19,16 +19,16 @@ def superlink_address(registry: Registry, node: FleetNode) -> str:
 
 
 def node_command(name: str, registry: Registry) -> list[str]:
-    """The command that starts a node, with the paths of an installed machine."""
+    """The command that starts a warm node, with the paths of an installed machine."""
     node, config = registry.nodes[name].settings, config_folder(name)
     options = {
         "--superlink": superlink_address(registry, node),
         "--root-certificates": f"{config}/ca.crt",
-        "--auth-supernode-private-key": f"{config}/node.key",
+        "--auth": f"{config}/node.key",
         "--node-config": f"{config}/node.toml",
         "--port": str(node.port),
     }
-    return ["flower-supernode", *(part for option in options.items() for part in option)]
+    return ["augflower", "node", *(part for option in options.items() for part in option)]
 
 
 def node_kit(name: str, registry: Registry, key: bytes, ca: bytes) -> Kit:
@@ -42,7 +42,7 @@ def node_kit(name: str, registry: Registry, key: bytes, ca: bytes) -> Kit:
     admitted = registry.nodes[name]
     node, hardware = admitted.settings, HARDWARE[admitted.settings.hardware]
     service, command = f"augflower-{name}.service", node_command(name, registry)
-    variables = environment(name, OMP_NUM_THREADS=str(node.threads or hardware.threads))
+    variables = environment(name, threads=node.threads or hardware.threads)
     about = {
         "fleet": registry.name,
         "name": name,

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from pathlib import Path
+
+from deploy.environment import flower_environment
 
 INSTALL = "/opt/augflower"  # virtual environment
 USER = "augflower"
 FLOWER = "1.39"  # the minor release that both sides must have
-RESTING_ENVIRONMENT: Mapping[str, str] = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "PYTHONUNBUFFERED": "1",
-}
 
 
 def config_folder(name: str) -> str:
@@ -25,9 +21,12 @@ def state_folder(name: str) -> str:
     return f"/var/lib/augflower/{name}"
 
 
-def environment(name: str, **more: str) -> dict[str, str]:
+def environment(name: str, threads: int | None = None, **more: str) -> dict[str, str]:
     """Environment of every process of a node or the server; nothing secret is in it."""
-    return {"FLWR_HOME": f"{state_folder(name)}/flower", **RESTING_ENVIRONMENT, **more}
+    home = Path(state_folder(name), "flower")
+    variables = flower_environment(home, threads, base={"PYTHONUNBUFFERED": "1"})
+    del variables["PATH"]  # that of this machine
+    return variables | more
 
 
 def join_address(host: str, port: int) -> str:

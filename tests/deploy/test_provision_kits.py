@@ -43,7 +43,7 @@ def test_a_node_starts_with_tls_and_its_key(folder: Path, name: str, address: st
     command = next(line for line in unit.splitlines() if line.startswith("ExecStart="))
     assert f"--superlink {address} " in command
     assert f"--root-certificates /etc/augflower/{name}/ca.crt" in command
-    assert f"--auth-supernode-private-key /etc/augflower/{name}/node.key" in command
+    assert f"--auth /etc/augflower/{name}/node.key" in command
     assert "Restart=always" in unit
     assert "NoNewPrivileges=yes" in unit
 

@@ -1,0 +1,129 @@
+import json
+import socket
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from common.errors import FleetError, SettingsError
+from deploy.doctor import examine
+from deploy.doctor.commands import doctor
+from deploy.doctor.finding import ok
+from deploy.doctor.patient import Device, Server, read_kit
+from deploy.provision import provision as fleet
+from deploy.provision.settings import parse_fleet
+
+app = typer.Typer()
+app.command()(doctor)
+
+
+@pytest.fixture(autouse=True)
+def _torch_is_tested_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examine, "check_torch", lambda: ok("torch", "not tried"))
+
+
+@pytest.fixture
+def kits(tmp_path: Path) -> Path:
+    """A fleet whose server is this machine, where nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    server = {"names": ["localhost"], "fleet-port": port, "control-port": 9}
+    nodes = {"pi-1": {"data-folder": str(tmp_path / "images"), "role": "target"}}
+    fleet.provision(parse_fleet({"server": server, "nodes": nodes}), tmp_path / "fleet")
+    return tmp_path / "fleet"
+
+
+def call(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(app, [str(part) for part in arguments])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.stdout
+
+
+def test_a_kit_says_all(kits: Path):
+    device = read_kit(kits / "nodes/pi-1")
+    assert isinstance(device, Device)
+    assert device.data == kits.parent / "images"
+    assert device.state == Path("/var/lib/augflower/pi-1")
+    server = read_kit(kits / "server")
+    assert isinstance(server, Server)
+    assert (server.names, server.control_port) == (["localhost"], 9)
+
+
+def test_a_device_with_errors_exits_with_1(kits: Path, tmp_path: Path):
+    code, output = call("--kit", kits / "nodes/pi-1", "--state", tmp_path, "--json")
+    found = {finding["check"]: finding for finding in json.loads(output)["findings"]}
+    assert code == 1
+    assert found["state folder"]["status"] == "ok"
+    assert found["node settings"]["cause"] == "a target with its own images"
+    assert "does not exist" in found["data folder"]["cause"]
+    assert "refuses connections" in found["server"]["cause"]
+    assert found["TLS"]["status"] == found["registration"]["status"] == "skipped"
+
+
+def test_a_server_with_errors_exits_with_1(kits: Path, tmp_path: Path):
+    code, output = call("--kit", kits / "server", "--state", tmp_path, "--json")
+    found = {finding["check"]: finding["status"] for finding in json.loads(output)["findings"]}
+    assert code == 1
+    assert found["certificate"] == found["CA certificate"] == found["control port"] == "ok"
+    assert found["server"] == found["nodes"] == "error"
+
+
+def test_every_error_and_warning_names_cause_and_cure(kits: Path):
+    _, output = call("--kit", kits / "nodes/pi-1", "--json")
+    for finding in json.loads(output)["findings"]:
+        assert finding["cause"]
+        assert bool(finding["cure"]) == (finding["status"] in {"warning", "error"})
+
+
+def test_people_get_a_table(kits: Path):
+    code, output = call("--kit", kits / "nodes/pi-1")
+    assert code == 1
+    assert "refuses connections" in output
+    assert "→ start the SuperLink" in output
+    assert output.rstrip().splitlines()[-1].split()[1].startswith("error")
+
+
+def test_settings_that_the_device_would_refuse(kits: Path):
+    path = kits / "nodes/pi-1/node.toml"
+    path.write_text(path.read_text() + "colour = 'red'\n")
+    _, output = call("--kit", kits / "nodes/pi-1", "--json")
+    found = {finding["check"]: finding["cause"] for finding in json.loads(output)["findings"]}
+    assert "colour" in found["node settings"]
+
+
+def test_a_check_that_breaks_is_a_finding(kits: Path, monkeypatch: pytest.MonkeyPatch):
+    def broken() -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(examine, "check_atomics", broken)
+    code, output = call("--kit", kits / "nodes/pi-1", "--json")
+    found = {finding["check"]: finding["cause"] for finding in json.loads(output)["findings"]}
+    assert code == 1
+    assert found["processor"] == "the check itself failed: ZeroDivisionError: by zero"
+    assert "throttling" in found
+
+
+def test_without_a_kit(tmp_path: Path):
+    code, output = call("--server", "127.0.0.1:9", "--insecure", "--state", tmp_path, "--json")
+    found = {finding["check"]: finding["status"] for finding in json.loads(output)["findings"]}
+    assert code == 1
+    assert "CA certificate" not in found
+    assert found["server"] == "error"
+
+
+def test_wrong_calls_are_named(kits: Path, tmp_path: Path):
+    with pytest.raises(SettingsError, match="--kit"):
+        call()
+    with pytest.raises(SettingsError, match="--teacher does not go with the server's kit"):
+        call("--kit", kits / "server", "--teacher", "ViT-B-32")
+    with pytest.raises(FleetError, match=r"kit\.toml cannot be read"):
+        call("--kit", tmp_path)
+    (tmp_path / "kit.toml").write_text("name = 'pi'\n")
+    (tmp_path / "node.toml").write_text("")
+    with pytest.raises(FleetError, match="lacks 'superlink'"):
+        call("--kit", tmp_path)
+    (tmp_path / "kit.toml").write_text("name = ")
+    with pytest.raises(FleetError, match="damaged"):
+        call("--kit", tmp_path)
