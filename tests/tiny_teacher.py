@@ -32,6 +32,7 @@ def tiny_teacher(backbone: Backbone = "resnet") -> Path:
 
 def teachers_file(folder: Path, *tables: str, head: str = "", name: str = "teachers.toml") -> Path:
     """Write a teachers file whose cache is beside it; one table for each string of settings."""
+    folder.mkdir(exist_ok=True)
     path = folder / name
     blocks = "\n".join(f"[[teacher]]\n{table}\n" for table in tables)
     path.write_text(f'cache = "{folder / "cache"}"\n{head}\n{blocks}', encoding="utf-8")

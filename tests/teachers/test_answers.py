@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import logging
 import shutil
 import sys
@@ -294,3 +295,16 @@ def test_check_reads_the_file_again(tmp_path: Path):
     teachers_file(tmp_path, table())
     owner.check()
     assert owner.answers().logits.shape == (1, 10, 10)
+
+
+def test_progress_is_shown_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    pixels, labels = digits(10)
+    for terminal, shown in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", terminal)
+        path = teachers_file(tmp_path / str(shown), table())
+        teachers(path, pixels, labels).answers()
+        assert ("100%" in terminal.getvalue()) is shown
