@@ -15,7 +15,11 @@ from common.data.plan import plan
 from common.errors import SettingsError
 from common.models import FlatModel
 from server_app.method import Knowledge
+from server_app.private.build import build_regularizer
+from server_app.private.preprocessing import Preprocessing
+from server_app.private.pretrained import PretrainedModel
 from server_app.private.settings import KnowledgeSettings
+from server_app.private.sources import load_pretrained
 from server_app.public import PublicData
 from server_app.settings import ServerSettings
 
@@ -38,7 +42,27 @@ def open_knowledge(
     DataError: there is no server set.
     ModelError: the private model cannot be used.
     """
-    raise NotImplementedError
+    preprocessing = Preprocessing(
+        settings.data.channels, settings.data.image_size, public.mean, public.std
+    )
+    pretrained: PretrainedModel | None = None
+    if options.kl or options.crd:
+        if not server.private_model:
+            raise SettingsError(
+                "the terms knowledge.kl and knowledge.crd need a private model: name it in the "
+                "server's environment as AUGFLOWER_PRIVATE_MODEL (augflower pretrain makes one), "
+                "or set both terms, or lambda, to 0"
+            )
+        pretrained = load_pretrained(server.private_model, public.classes, preprocessing)
+    images, indices = server_set(settings, server, public)
+    if not len(indices):
+        raise SettingsError("R_h needs images of the server: raise data.server-images above 0")
+    notice(f"R_h on {len(indices)} images of the server")
+    center = model.vector.clone() if options.squared_distance else None
+    return build_regularizer(
+        options, model, images.pixels(indices), images.labels[indices], pretrained, settings.seed,
+        classes=public.classes, preprocessing=preprocessing, cache=server.cache, center=center,
+    )  # fmt: skip
 
 
 def server_set(

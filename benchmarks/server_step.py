@@ -1,0 +1,95 @@
+"""Time of the server's whole step over one read of the same bytes.
+
+    python -m benchmarks.server_step
+
+100 replies of 1.2 million parameters each. "read" adds the same vectors up with plain NumPy, the
+least that any average must do. "AugFL" is the server's half from the message to the new model:
+decode, all checks of the gate, sum, equation (13). "Flower" is the aggregation of its FedAvg on
+the same numbers, which checks nothing. All three take turns in one process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
+
+from benchmarks.machine import footer
+from common.methods.augfl import Up
+from common.models import FlatModel, build
+from common.wire import pack
+from server_app.admission import Gate
+from server_app.method import Setup
+from server_app.methods.augfl import Server, Settings
+from server_app.transport.in_process import InProcessGrid
+
+CLIENTS, TURNS = 100, 7
+
+
+def main() -> None:
+    """Print the table."""
+    model = FlatModel(build("resnet8x4", classes=10, channels=3, image_size=32)).parameters
+    rng = np.random.default_rng(0)
+    vectors = [rng.normal(size=len(model)).astype(np.float32) for _ in range(CLIENTS)]
+    InProcessGrid(lambda *_: None, [], {})  # type: ignore[arg-type]  # sets the sender
+    messages = [
+        _reply(node, pack(Up(1, 0, model.with_vector(vector), 30, 0.5, 1.0, 1.0)))
+        for node, vector in enumerate(vectors)
+    ]
+    named = [
+        RecordDict(
+            {
+                "arrays": ArrayRecord(dict(model.with_vector(vector).unpack())),
+                "metrics": MetricRecord({"num-examples": 30}),
+            }
+        )
+        for vector in vectors
+    ]
+
+    def read() -> None:
+        total = np.zeros_like(vectors[0])
+        for vector in vectors:
+            total += vector
+
+    def augfl() -> None:
+        server = Server(Settings.model_validate({"lambda": 0.0}), Setup(model))
+        gate = Gate()
+        for node in range(CLIENTS):
+            server.enrol(node, 30)
+        expected = {"round": 1, "examples": 30, "increment": model.specs}
+        for node, message in enumerate(messages):
+            server.absorb(node, gate.admit(node, 1, message, Up, expected))
+        server.step(1)
+
+    def flower() -> None:
+        aggregate_arrayrecords(named, "num-examples")
+
+    times = np.array([[_time(f) for f in (read, augfl, flower)] for _ in range(TURNS + 1)])[1:]
+    print(f"{CLIENTS} clients, {len(model):,} parameters, {torch.get_num_threads()} threads\n")
+    print("| step | ms | times one read (quartiles) |")
+    print("| --- | --- | --- |")
+    for name, column in zip(("read", "AugFL, checks included", "Flower's FedAvg"), times.T):
+        low, middle, high = np.percentile(column / times[:, 0], [25, 50, 75])
+        print(f"| {name} | {np.median(column):.0f} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
+    one = sum(len(a.data) for r in messages[0].content.array_records.values() for a in r.values())
+    print(f"\nUp: {one:,} bytes a client and round; theta_i and y_i would be {2 * 4 * len(model):,}")
+    print("\n" + footer("python -m benchmarks.server_step"))
+
+
+def _reply(node: int, content: RecordDict) -> Message:
+    message = Message(RecordDict(), node, "train.augfl")
+    return Message(content, reply_to=message)
+
+
+def _time(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - begun)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Every method, by existing, must pass these through the real wire."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Message
+
+import server_app.methods
+from common import registry
+from common.tensorfile import parse
+from server_app.app import contract
+from server_app.transport.in_process import FIRST_NODE
+
+METHODS = registry.names(server_app.methods)
+TRAINED = [name for name in METHODS if contract(name) is not None]
+# Without a private model, R_h is the cross-entropy on the server's labelled images.
+PLAIN = {"knowledge.kl": 0.0, "knowledge.crd": 0.0, "knowledge.cross-entropy": 1.0}
+
+Run = Callable[..., Path]
+
+
+def model(folder: Path) -> np.ndarray:
+    path = folder / "models/last.safetensors"
+    return parse(path.read_bytes(), str(path))[0]["model"].vector
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_rounds_are_finite_and_change_the_model(method: str, small_run: Run):
+    folder = small_run(method, PLAIN)
+    record = lines(folder)
+    assert [line["round"] for line in record] == [0, 1, 2]
+    assert np.isfinite(model(folder)).all()
+    first, last = (record[i]["evaluation"] for i in (0, 2))
+    assert first["loss_after"] != last["loss_after"]
+    assert last["examples"] == sum(client["examples"] for client in last["clients"])
+    assert len(last["clients"]) == 4
+    assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_seed_decides_everything(method: str, small_run: Run):
+    one, two = (model(small_run(method, {**PLAIN, "run-name": name})) for name in "ab")
+    np.testing.assert_array_equal(one, two)
+    other = model(small_run(method, {**PLAIN, "seed": 1}))
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_one_client_missing(method: str, small_run: Run):
+    def lose(message: Message, reply: Message) -> Message | None:
+        train = message.metadata.message_type.startswith("train")
+        return None if train and message.metadata.dst_node_id == FIRST_NODE else reply
+
+    folder = small_run(method, {**PLAIN, "round.deadline": 0.1}, interfere=lose)
+    for line in lines(folder)[1:]:
+        assert line["replies"] == 2
+        assert [entry["node"] for entry in line["missing"]] == [str(FIRST_NODE)]
+    assert np.isfinite(model(folder)).all()
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_under_the_quorum_nothing_changes(method: str, small_run: Run):
+    def lose(message: Message, reply: Message) -> Message | None:
+        return None if message.metadata.message_type.startswith("train") else reply
+
+    notices: list[str] = []
+    folder = small_run(
+        method, {**PLAIN, "rounds": 1, "round.deadline": 0.1},
+        interfere=lose, notice=notices.append,
+    )  # fmt: skip
+    record = lines(folder)
+    assert record[0]["evaluation"]["loss_after"] == record[1]["evaluation"]["loss_after"]
+    assert any("void" in text for text in notices)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resumed_is_bit_identical(method: str, small_run: Run, tmp_path: Path):
+    from client_app.app import app
+    from common.config import DataSettings
+    from deploy.run_config import default_config
+    from deploy.simulate import node_configs
+    from server_app.transport.in_process import InProcessGrid
+
+    whole = small_run(method, {**PLAIN, "rounds": 4, "run-name": "whole"})
+    data = DataSettings(sources=3, targets=4)
+    config = default_config() | {"data.sources": 3, "data.targets": 4, "run-name": "cut"}
+    grid = InProcessGrid(app, node_configs(data), config)
+    cut = {**PLAIN, "run-name": "cut"}
+    small_run(method, {**cut, "rounds": 2}, grid=grid)
+    resumed = small_run(method, {**cut, "rounds": 4, "resume": True}, grid=grid)
+    np.testing.assert_array_equal(model(whole), model(resumed))
+    assert [line["round"] for line in lines(resumed)] == [0, 1, 2, 3, 4]
