@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
 from benchmarks.machine import footer
@@ -43,7 +43,9 @@ def main() -> None:
     named = [
         RecordDict(
             {
-                "arrays": ArrayRecord(dict(model.with_vector(vector).unpack())),
+                "arrays": ArrayRecord(
+                    {n: Array(a) for n, a in model.with_vector(vector).unpack().items()}
+                ),
                 "metrics": MetricRecord({"num-examples": 30}),
             }
         )
@@ -72,11 +74,15 @@ def main() -> None:
     print(f"{CLIENTS} clients, {len(model):,} parameters, {torch.get_num_threads()} threads\n")
     print("| step | ms | times one read (quartiles) |")
     print("| --- | --- | --- |")
-    for name, column in zip(("read", "AugFL, checks included", "Flower's FedAvg"), times.T):
+    for name, column in zip(
+        ("read", "AugFL, checks included", "Flower's FedAvg"), times.T, strict=True
+    ):
         low, middle, high = np.percentile(column / times[:, 0], [25, 50, 75])
         print(f"| {name} | {np.median(column):.0f} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
     one = sum(len(a.data) for r in messages[0].content.array_records.values() for a in r.values())
-    print(f"\nUp: {one:,} bytes a client and round; theta_i and y_i would be {2 * 4 * len(model):,}")
+    print(
+        f"\nUp: {one:,} bytes a client and round; theta_i and y_i would be {2 * 4 * len(model):,}"
+    )
     print("\n" + footer("python -m benchmarks.server_step"))
 
 

@@ -11,7 +11,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from common.errors import AugFlowerError
+from common.errors import AugFlowerError, RunError
+from deploy.doctor.commands import doctor
+from deploy.provision import commands as provision
 
 app = typer.Typer(
     name="augflower",
@@ -43,15 +45,29 @@ def demo(
 def pretrain(
     out: Annotated[Path, typer.Argument(help="Folder for the private model.")],
     settings: Settings = None,
-    architecture: Annotated[str, typer.Option(help="Any model name, or a checkpoint.")] = "",
+    architecture: Annotated[str, typer.Option(help="A model's name, see the README.")] = "cnn-wide",
+    images: Annotated[
+        Path | None, typer.Option(help="The server's own labelled images, one folder a class.")
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 10,
+    batch_size: Annotated[int, typer.Option(min=2)] = 64,
+    augment: Annotated[str, typer.Option(help="none, crop or crop-flip")] = "none",
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite a model.")] = False,
 ) -> None:
     """Train the private model on the server's own data."""
+    from common.config import parse
     from deploy.pretrain import pretrain_model
+    from deploy.run_config import parse_assignments
+    from server_app.private.settings import PretrainSettings
 
-    card = pretrain_model(out, settings or [], architecture, epochs, seed, console)
-    console.print(f"{out}: {card}")
+    values = {"epochs": epochs, "batch-size": batch_size, "augment": augment}
+    options = parse(PretrainSettings, values, "--")
+    pretrain_model(
+        out, parse_assignments(settings or []), architecture, options,
+        seed=seed, replace=replace, images=images, console=console,
+    )  # fmt: skip
+    console.print(f"runs find it with AUGFLOWER_PRIVATE_MODEL={out}")
 
 
 @app.command()
@@ -101,6 +117,66 @@ def adapt(
 
 
 @app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(help="Folder of a run that was simulated here.")],
+    rounds: Annotated[int | None, typer.Option(min=1, help="A new last round.")] = None,
+) -> None:
+    """Go on with an interrupted simulation from its last checkpoint."""
+    from common.files import read_json
+    from deploy.simulate import simulate as run_simulation
+    from server_app.runs.folder import META
+    from server_app.settings import ServerSettings, read_server_settings
+
+    if not (run / META).is_file():
+        raise RunError(f"{run} is not the folder of a run")
+    config = dict(read_json(run / META)["settings"])
+    config |= {"resume": True, "run-name": run.absolute().name}
+    config |= {"rounds": rounds} if rounds else {}
+    server = read_server_settings()
+    server = ServerSettings(
+        server.private_model, server.server_data, run.absolute().parent, server.cache
+    )
+    run_simulation(config, server, console.print)
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="Folder of a run, or a model file.")],
+    format: Annotated[str, typer.Option(help="onnx or torchscript")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
+) -> None:
+    """Write a model with its preprocessing and class names for other runtimes."""
+    from deploy.export import export_model
+
+    console.print(f"wrote {export_model(source, format, out)}")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model file: .safetensors, .onnx or .pt")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    top: Annotated[int, typer.Option(min=1, help="Labels shown for each image.")] = 3,
+) -> None:
+    """Label images, with confidences."""
+    from deploy.predict import predict as run_prediction
+
+    for answer in run_prediction(model, images, top):
+        ranking = ", ".join(f"{label} {100 * share:.1f} %" for label, share in answer.ranking)
+        console.print(f"{answer.path}: {ranking}", markup=False)
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def node(context: typer.Context) -> None:
+    """Be a device of a fleet: a SuperNode that stays warm."""
+    from deploy.node import main as run_node
+
+    run_node(context.args)
+
+
+@app.command()
 def settings(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
@@ -109,6 +185,10 @@ def settings(
 
     config = default_config()
     print(json.dumps(config, indent=2) if as_json else to_toml(config), end="")
+
+
+app.command()(doctor)
+app.add_typer(provision.app, name="provision")
 
 
 def main() -> None:

@@ -38,9 +38,11 @@ def simulate(
     return run(grid, config, server, notice)
 
 
-def node_configs(data: DataSettings) -> list[dict[str, Any]]:
-    """One node for each source, and one that plays all targets."""
+def node_configs(data: DataSettings, target_nodes: int = 1) -> list[dict[str, Any]]:
+    """One node for each source, and ``target_nodes`` that share the targets evenly."""
     nodes: list[dict[str, Any]] = [{"clients": str(number)} for number in range(data.sources)]
-    if data.targets:
-        nodes.append({"clients": f"{data.sources}-{data.sources + data.targets - 1}"})
+    targets = range(data.sources, data.sources + data.targets)
+    for node in range(target_nodes if targets else 0):
+        first, last = (len(targets) * (node + k) // target_nodes for k in (0, 1))
+        nodes.append({"clients": f"{targets[first]}-{targets[last - 1]}"})
     return nodes

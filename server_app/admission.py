@@ -11,7 +11,6 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from statistics import median
 from typing import Any
 
 import torch
@@ -31,8 +30,10 @@ PAUSE = 10
 WARM_UP = 20
 """Norms that must have been seen before they can judge another."""
 
-MADS = 20.0
-"""Deviations (median absolute, scaled to a normal's sigma) above the median that are too many."""
+LARGEST = 10.0
+"""Times the largest recent norm that is too much. Honest norms are heavy-tailed: increments of
+duals shrink for clients that have settled and stay large for those that have not, so that a limit
+from median and deviation turns honest clients away."""
 
 
 class Rejected(Exception):
@@ -135,10 +136,9 @@ class Gate:
             raise Rejected(name, "holds values that are not finite")
         seen = self._norms.get(name, ())
         if len(seen) >= WARM_UP:
-            middle = median(seen)
-            limit = middle + MADS * 1.4826 * median(abs(n - middle) for n in seen) + 9 * middle
+            limit = LARGEST * max(seen)
             if norm > limit:
-                raise Rejected(name, f"norm {norm:.3g} is over {limit:.3g}, recent {middle:.3g}")
+                raise Rejected(name, f"norm {norm:.3g} is over {limit:.3g}, ten times any recent")
         self._round_norms.setdefault(name, []).append(norm)
 
 

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 import common.methods
 import server_app.methods
 from common import registry
+from common.backoff import shorten_backoff
 from common.config import RunSettings, other_sections, read_run_config, read_section
 from common.errors import AugFlowerError, RunError, SettingsError
 from common.modelfile import Card
@@ -35,6 +36,7 @@ Notice = Callable[[str], None]
 def main(grid: Grid, context: Context) -> None:
     """Flower's entry: run with the settings of the run config and of the environment."""
     signal.signal(signal.SIGTERM, _stop)
+    shorten_backoff()
     run(grid, context.run_config, read_server_settings(), lambda text: print(text, flush=True))
 
 
@@ -92,11 +94,14 @@ def run(grid: Grid, config: Mapping[str, Any], server: ServerSettings, notice: N
         folder.finish("stopped")
         notice(f"stopped; go on with: augflower resume {folder.path}")
         raise
-    except BaseException:
+    except BaseException as error:
+        folder.update(error=str(error))
         folder.finish("failed")
         raise
-    folder.finish("finished")
-    rounds.report()
+    else:
+        folder.finish("finished")
+    finally:
+        rounds.report()
     return folder.path
 
 

@@ -76,8 +76,11 @@ class Rounds:
         self._save_model("last")
 
     def report(self) -> None:
-        """Write the run's page."""
-        write_report([self._folder.path], self._folder.path / "report.html")
+        """Write the run's page; a page that cannot be written must not end a run."""
+        try:
+            write_report([self._folder.path], self._folder.path / "report.html")
+        except (RunError, OSError) as error:
+            self._notice(f"the page could not be written: {error}")
 
     def load_state(self, groups: dict[str, Any], notes: dict[str, Any]) -> None:
         """Take up a checkpoint."""

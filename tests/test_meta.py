@@ -98,14 +98,14 @@ def test_loss_and_curvature(case):
 
 def test_gradients_evaluated(case):
     model, theta, support, query, *_ = case
+    calls = []
+
+    class Counting:
+        def gradient(self, vector, batch):
+            calls.append(1)
+            return model.gradient(vector, batch)
+
     for difference, expected in (("central", 4), ("forward", 3), ("none", 2)):
-        calls = []
-
-        class Counting:
-            def gradient(self, vector, batch):
-                calls.append(1)
-                return model.gradient(vector, batch)
-
         meta_gradient(
             Counting(), theta, support, query, alpha=ALPHA, delta=0.01, difference=difference
         )

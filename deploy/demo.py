@@ -1,0 +1,128 @@
+"""The demo: a real fleet on loopback, AugFL with and without the private model, one page."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from common.config import DataSettings
+from common.errors import FleetError
+from common.files import read_json
+from deploy.fleet import Fleet, NodeSpec
+from deploy.pretrain import pretrain_model
+from deploy.simulate import node_configs
+from server_app.private.settings import PretrainSettings
+from server_app.runs.report import write_report
+
+ROOT = Path(__file__).parents[1]
+DATA = DataSettings()
+TARGET_NODES = 2
+CONFIG: dict[str, Any] = {
+    "round.nodes": DATA.sources + TARGET_NODES,
+    "evaluation.every": 2,
+    "augfl.rho": 0.1,
+    "augfl.lambda": 1.0,
+}
+RUNS = {"without": {"augfl.lambda": 0.0}, "with": {}}
+TITLES = {"without": "without the private model", "with": "with the private model"}
+
+
+def demo(rounds: int, folder: Path, console: Console) -> Path:
+    """Train the private model, start the fleet, run both, compare; returns the page.
+
+    Raises
+    ------
+    FleetError: a process of the fleet ended, or a run failed.
+    """
+    begun = time.monotonic()
+    folder = folder.absolute() / time.strftime("%Y%m%d-%H%M%S")
+    private = folder / "server" / "private-model"
+    console.print(
+        f"[bold]AugFlower demo[/bold]: {DATA.sources} devices train, {DATA.targets} other clients "
+        f"on {TARGET_NODES} devices never do; {rounds} rounds each way."
+    )
+    console.print("\n[bold]1. The server trains its private model[/bold] on images of its own")
+    settings = PretrainSettings(epochs=20)
+    model = pretrain_model(private, {}, "cnn-wide", settings, console=console)
+    console.print(f"   right on {100 * model.accuracy:.1f} % of held-out images; it stays here\n")
+    console.print("[bold]2. The fleet[/bold]: a SuperLink and its SuperNodes, over gRPC")
+    nodes = [
+        NodeSpec(f"device-{number}", config)
+        for number, config in enumerate(node_configs(DATA, TARGET_NODES))
+    ]
+    server = {
+        "AUGFLOWER_PRIVATE_MODEL": str(private),
+        "AUGFLOWER_RUNS": str(folder),
+        "AUGFLOWER_CACHE": str(folder / "server" / "cache"),
+    }
+    with Fleet(
+        folder / "fleet", nodes, server_environment=server,
+        notice=lambda text: console.print(f"   {text}", style="dim"),
+    ) as fleet:  # fmt: skip
+        for number, (name, changes) in enumerate(RUNS.items(), 3):
+            console.print(f"\n[bold]{number}. AugFL {TITLES[name]}[/bold]")
+            _run(fleet, folder, name, {**CONFIG, **changes, "rounds": rounds}, console)
+    paths = [folder / name for name in RUNS]
+    page = write_report(paths, folder / "comparison.html")
+    console.print(f"\n[bold]{len(RUNS) + 3}. On clients that never took part[/bold]")
+    console.print(_table(paths))
+    console.print(f"The page: {os.path.relpath(page)}")
+    console.print(f"Everything is in {os.path.relpath(folder)}; {time.monotonic() - begun:.0f} s")
+    return page
+
+
+def _run(fleet: Fleet, folder: Path, name: str, config: dict[str, Any], console: Console) -> None:
+    run_id = fleet.submit(ROOT, {**config, "run-name": name})
+    record = _lines(folder / name / "metrics.jsonl", int(config["rounds"]))
+
+    def show(_: object) -> None:
+        for text in next(record):
+            console.print(f"   {text}")
+
+    status = fleet.wait(run_id, timeout=1800, on_poll=show)
+    show(None)
+    meta = folder / name / "run.json"
+    outcome = read_json(meta) if meta.exists() else {"status": "not started"}
+    if outcome["status"] != "finished":
+        raise FleetError(
+            f"the run {name!r} is {outcome['status']} ({status.status}): "
+            f"{outcome.get('error') or status.details or 'see ' + str(fleet.log('superexec'))}"
+        )
+
+
+def _lines(path: Path, rounds: int) -> Iterator[list[str]]:
+    """Each time it is asked: summaries of the rounds recorded since."""
+    from server_app.rounds import summary
+
+    read = 0
+    while True:
+        content = path.read_bytes() if path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1][read:]
+        read += len(whole)
+        lines = [json.loads(line) for line in whole.splitlines()]
+        yield [summary(line["round"], rounds, line) for line in lines]
+
+
+def _table(paths: list[Path]) -> Table:
+    table = Table()
+    for title in ("", "untrained", "before adaptation", "after one step", "spread of clients"):
+        table.add_column(title, justify="left" if not title else "right")
+    for path in paths:
+        lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        judged = [line["evaluation"] for line in lines if line.get("evaluation")]
+        first, last = judged[0], judged[-1]
+        table.add_row(
+            f"AugFL {TITLES[path.name]}",
+            f"{100 * first['accuracy_after']:.1f} %",
+            f"{100 * last['accuracy_before']:.1f} %",
+            f"{100 * last['accuracy_after']:.1f} %",
+            f"{100 * last['std_after']:.1f}",
+        )
+    return table
