@@ -45,8 +45,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
         "per_fedavg",
         {"method": "per_fedavg", "per_fedavg.beta": 0.1, "per_fedavg.delta": 0.002},
     ),
-    "AugFL without the private model": ("without", {"augfl.lambda": 0.0, "augfl.rho": 0.25}),
-    "AugFL": ("with", {"augfl.lambda": 1.0, "augfl.rho": 0.25}),
+    "AugFL without the private model": ("without", {"augfl.lambda": 0.0, "augfl.rho": 0.1}),
+    "AugFL": ("with", {"augfl.lambda": 1.0, "augfl.rho": 0.1}),
     "Transfer only": ("transfer", {"method": "transfer", "transfer.rate": 0.1}),
 }
 
@@ -148,7 +148,7 @@ def table(options: argparse.Namespace, seeds: range) -> str:
         "",
         f"Gain through the private model at the end: {gain[:, -1].mean():.2f} points "
         f"(standard error {error:.2f}, paired by seed). "
-        + (f"Behind without it at rounds {behind}." if behind else "Ahead at every evaluated round.")
+        + (f"Behind at rounds {behind}." if behind else "Ahead at every evaluated round.")
         + f" Evaluated at {rounds[1]}, {rounds[2]}, ... {rounds[-1]}.",
         "",
         footer(f"python -m benchmarks.fashion_mnist --partition {options.partition} "

@@ -5,15 +5,18 @@ Under full participation AugFL is
     theta^{t+1} = theta^t - [2 g^t - g^{t-1} + lambda grad R_h(theta^t)] / P,   P = sum_i rho_i,
 
 with g = sum_i w_i G_i. On a quadratic with curvature L of sum_i w_i F_i and L_R of R_h along one
-eigenvector it is stable if and only if P > 1.5 L + 0.5 lambda L_R. Both curvatures are known
-without extra work for the devices: the finite difference of equation (10) already holds
-||H_i r|| / ||r||, and one more gradient of R_h on the same mini-batch gives its secant.
+eigenvector it is stable if and only if P > 1.5 L + 0.5 lambda L_R. Both curvatures come without
+extra work for the devices. L is the secant of g between two rounds, which the server can form from
+the sum of the duals; it lies along the step that was just made, so that a direction which begins to
+diverge shows itself. Where there is no such secant (the first round, or other clients than in the
+round before) the finite difference of equation (10) gives a bound, sum_i w_i ||H_i r_i|| / ||r_i||.
+L_R is the secant of one more gradient of R_h on the same mini-batch.
 """
 
 from __future__ import annotations
 
 MARGIN = 1.5
-"""The secants look along one direction only, and the loss is no quadratic."""
+"""A secant looks along one direction only, and the loss is no quadratic."""
 
 DECAY = 0.9
 """A curvature once seen is forgotten slowly: one flat step must not end the caution."""

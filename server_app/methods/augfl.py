@@ -73,6 +73,8 @@ class Server:
         self._examples: dict[int, int] = {}
         self._acknowledged: dict[int, int] = {}
         self._duals = np.zeros(len(setup.model), np.float64)  # Y
+        self._moved = 0.0  # length of the last step, if all clients made it
+        self._summed = 0  # clients in Y after the last round
         self.discard()
 
     def enrol(self, node: int, examples: int) -> None:
@@ -117,6 +119,7 @@ class Server:
             # Their old duals are part of Y and nobody knows them any more.
             self._acknowledged.clear()
             self._duals[:] = 0
+            self._summed = 0
             metrics["restarted_duals"] = len(self._lost)
         self.discard()
         return metrics
@@ -143,12 +146,13 @@ class Server:
             slope, terms = self._knowledge.gradient(theta)
             if s.adaptive_rho:
                 bend = self._knowledge.curvature(theta, slope)
-        curvature = self._curvature / self._weights * share
+        curvature = self._secant(known, share)
         penalty = self._penalty.total(s.rho * len(known), curvature, lambda_ * bend)
         exact = 2 * lambda_ if s.update == "exact" else 0.0
         # Exact: [2 lambda theta_c + sum] / (2 lambda + P), as a step from theta.
         move = drift.sub_(slope, alpha=lambda_).div_(penalty + exact)
         self.model = self.model.with_vector(theta.add_(move).numpy())
+        self._moved = float(move.norm()) if len(self._replies) == len(known) else 0.0
         return {
             "loss": self._loss / self._weights,
             "rho": penalty / len(known),
@@ -161,6 +165,14 @@ class Server:
             **{f"transfer_{name}": value for name, value in terms.items()},
         }
 
+    def _secant(self, known: list[int], share: float) -> float:
+        """Curvature L of sum_i w_i F_i: along the last step, or else the clients' bound."""
+        everyone = len(self._replies) == len(known) == self._summed
+        self._summed = len(known)
+        if everyone and self._moved > 0:
+            return float(self._sum.norm()) / self._moved
+        return self._curvature / self._weights * share
+
     def _weight(self, node: int) -> float:
         return self._examples[node] / sum(self._examples.values())
 
@@ -172,7 +184,12 @@ class Server:
             "duals": Tensors.pack({"sum": self._duals}),
         }
         acknowledged = {str(node): round for node, round in self._acknowledged.items()}
-        return groups, {"acknowledged": acknowledged, "penalty": self._penalty.needed}
+        return groups, {
+            "acknowledged": acknowledged,
+            "penalty": self._penalty.needed,
+            "moved": self._moved,
+            "summed": self._summed,
+        }
 
     def load_state(self, state: State) -> None:
         """Take up what ``state`` gave."""
@@ -181,3 +198,4 @@ class Server:
         self._duals = np.array(groups["duals"].unpack()["sum"], np.float64)
         self._acknowledged = {int(node): round for node, round in notes["acknowledged"].items()}
         self._penalty.needed = notes["penalty"]
+        self._moved, self._summed = notes["moved"], notes["summed"]

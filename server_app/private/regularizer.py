@@ -27,6 +27,7 @@ from server_app.private.terms.crd import ContrastiveDistillation
 # Length of the secant over the length of theta: far above float32's rounding, and still local.
 _SECANT = 1e-2
 _VIEWS = 2**32
+_PART = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,9 @@ class Regularizer:
         The projections of CRD take their own step and its memories are updated.
         """
         self._last = self._sampler.draw()
+        for term in self._learners():
+            if term.awaits_features and self._teacher is not None:
+                term.remember(self._features(vector), self._teacher.features)
         gradient, values, batch = self._evaluate(vector, *self._last)
         for term in self._learners():
             term.learn(batch)
@@ -149,6 +153,17 @@ class Regularizer:
             gradient, loss = self._model.gradient(lambda: total)
         metrics = {name: float(value.detach()) for name, value in values.items()}
         return gradient.clone(), metrics | {"loss": loss}, batch
+
+    @torch.no_grad()
+    def _features(self, vector: Tensor) -> Tensor:
+        """The student's last hidden features on all of D_s, shape (n, f)."""
+        images = self._images
+        with _at(self._model, vector):
+            parts = [
+                features_and_logits(self._model.module, images.preprocessing(pixels))[0]
+                for pixels in images.pixels.tensor_split(max(1, len(images.pixels) // _PART))
+            ]
+        return torch.cat(parts)
 
     def _batch(self, indices: Tensor, seed: int) -> Batch:
         images, module = self._images, self._model.module

@@ -47,6 +47,10 @@ class KnowledgeSettings(Settings):
     memory_momentum: float = Field(
         0.5, ge=0, lt=1, description="CRD: share of the old entry when the memory is updated."
     )
+    memory_start: Literal["features", "random"] = Field(
+        "features",
+        description="CRD: first memories; projected features of all of D_s, or random as published.",
+    )
     feature_dim: int = Field(128, ge=2, le=65_536, description="CRD: width of the projections.")
     head_learning_rate: float = Field(
         0.002, ge=0, le=100, description="CRD: step of the projection heads' SGD."

@@ -16,6 +16,11 @@ and CRD is the sum of both sides. With labels, negatives are images of other cla
 any other image. The projections are trained by SGD while theta is fixed; then
 M[i] <- normalise(m M[i] + (1 - m) z_i).
 
+Random first memories, as published, make the frozen Z wrong by orders of magnitude as soon as an
+epoch has replaced them: projections of untrained heads are far more alike than random rows. The
+gradient, a sum over K negatives, then explodes. So by default the memories begin as projections
+of the features of all of D_s, which the private model has computed anyway.
+
 Scores against a whole memory cost b n products, and the K negatives are picked from them: less
 than gathering K rows an image wherever K is not far below n.
 """
@@ -91,6 +96,17 @@ class ContrastiveDistillation:
         projections = self._project(batch)
         student_side = self._side(projections[_STUDENT], _TEACHER, candidates)
         return student_side + self._side(projections[_TEACHER], _STUDENT, candidates)
+
+    @property
+    def awaits_features(self) -> bool:
+        """Whether the memories are still to be filled with ``remember``."""
+        return self._settings.memory_start == "features" and not self.constants
+
+    @torch.no_grad()
+    def remember(self, student_features: Tensor, teacher_features: Tensor) -> None:
+        """Fill the memories with the projections of all of D_s, (n, f_s) and (n, f_t)."""
+        for side, features in ((_STUDENT, student_features), (_TEACHER, teacher_features)):
+            self.memory[side] = functional.normalize(self.heads[side](features), dim=1)
 
     def learn(self, batch: Batch) -> None:
         """Train the projections on the gradients of the last backward pass; update the memories.
