@@ -1,0 +1,1 @@
+"""Commands whose output is a table in ``docs/results.md``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -71,7 +73,7 @@ def evaluate(down: Down, device: Device) -> Up:
     return up
 
 
-def _take_statistics(module: nn.Module, norms: list[nn.Module], images: Tensor) -> None:
+def _take_statistics(module: nn.Module, norms: Sequence[nn.Module], images: Tensor) -> None:
     """Set BatchNorm's running statistics to those of ``images``."""
     momenta = [layer.momentum for layer in norms]
     for layer in norms:

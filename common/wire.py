@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import types
+from collections.abc import Hashable
 from dataclasses import fields
 from functools import lru_cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -101,8 +102,9 @@ def size(record: RecordDict) -> int:
 
 
 @lru_cache(maxsize=256)
-def _hints(kind: type) -> dict[str, tuple[Any, bool]]:
+def _hints(kind: Hashable) -> dict[str, tuple[Any, bool]]:
     """Field name -> its type without ``None``, and whether ``None`` is allowed."""
+    assert isinstance(kind, type)
     hints = get_type_hints(kind)
     result = {}
     for field in fields(kind):

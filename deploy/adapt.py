@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from client_app.adapt import adapt, judge
-from common.config import DataSettings
+from common.config import DataSettings, parse
 from common.data.client import client_data
 from common.data.folder import load_folder_split
 from common.modelfile import load_model, save_model
@@ -56,13 +56,11 @@ def adapt_model(
     DataError: the folder or an image cannot.
     """
     model, buffers, card = load_model(model_path)
-    settings = DataSettings(
-        name="folder",
-        image_size=card.image_size,
-        channels=card.channels,
-        support_fraction=support_fraction,
-        seed=seed,
-    )
+    wanted = {
+        "name": "folder", "image-size": card.image_size, "channels": card.channels,
+        "support-fraction": support_fraction, "seed": seed,
+    }  # fmt: skip
+    settings = parse(DataSettings, wanted, "--")
     images, split = load_folder_split(folder, card.classes, settings)
     data = client_data(replace(images, mean=card.mean, std=card.std), split)
     theta = torch.tensor(model.parameters.vector)

@@ -51,7 +51,8 @@ def demo(rounds: int, folder: Path, console: Console) -> Path:
     console.print("\n[bold]1. The server trains its private model[/bold] on images of its own")
     settings = PretrainSettings(epochs=20)
     model = pretrain_model(private, {}, "cnn-wide", settings, console=console)
-    console.print(f"   right on {100 * model.accuracy:.1f} % of held-out images; it stays here\n")
+    held_out = 100 * (model.accuracy or 0.0)
+    console.print(f"   right on {held_out:.1f} % of held-out images; it stays here\n")
     console.print("[bold]2. The fleet[/bold]: a SuperLink and its SuperNodes, over gRPC")
     nodes = [
         NodeSpec(f"device-{number}", config)

@@ -130,7 +130,7 @@ class Gate:
         norm = 0.0
         for vector in tensors.vectors.values():
             if vector.dtype.kind == "f":
-                norm += float(torch.linalg.vector_norm(view(vector))) ** 2
+                norm += float(torch.linalg.vector_norm(torch.from_numpy(vector))) ** 2
         norm = math.sqrt(norm)
         if not math.isfinite(norm):
             raise Rejected(name, "holds values that are not finite")

@@ -37,7 +37,7 @@ class Averaging:
         for name, array in (buffers.unpack() if buffers else {}).items():
             if array.dtype.kind == "f":
                 so_far = self._buffers.setdefault(name, np.zeros(array.shape, np.float64))
-                so_far += array * float(examples)
+                so_far += array.astype(np.float64) * examples
             else:
                 self._buffers[name] = np.maximum(self._buffers.get(name, array), array)
 

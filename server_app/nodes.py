@@ -116,7 +116,7 @@ class Nodes:
         if reply is None:
             return "it did not answer"
         if reply.has_error():
-            return reply.error.reason
+            return reply.error.reason or "its ClientApp failed"
         try:
             up = unpack(enrolment.Up, reply.content)
         except WireError as error:

@@ -127,15 +127,13 @@ class Rounds:
         missing, rejected, clients, bytes_up = [], [], [], 0
         deadline = time.monotonic() + limit
         arrivals = collect(self._grid, list(zip(asked, ids, strict=True)), deadline)
-        while True:
+        for _ in asked:
             with watch.phase("train"):
-                node, reply = next(arrivals, (None, None))
-            if node is None:
-                break
+                node, reply = next(arrivals)
             if reply is None:
                 missing.append({"node": str(node), "reason": "no reply before the deadline"})
             elif reply.has_error():
-                missing.append({"node": str(node), "reason": reply.error.reason[:300]})
+                missing.append({"node": str(node), "reason": (reply.error.reason or "")[:300]})
             else:
                 bytes_up += size(reply.content)
                 try:

@@ -9,7 +9,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from flwr.supercore.fab import build_fab_from_disk
+from flwr.cli.build import build_fab_from_disk
 
 import client_app.methods
 import common.methods
@@ -48,8 +48,7 @@ def test_the_text_fence_catches_a_dynamic_import(tmp_path: Path):
 
 
 def bundled(root: Path) -> set[str]:
-    content, *_ = build_fab_from_disk(root)
-    with zipfile.ZipFile(BytesIO(content)) as bundle:
+    with zipfile.ZipFile(BytesIO(build_fab_from_disk(root))) as bundle:
         return set(bundle.namelist())
 
 

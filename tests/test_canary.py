@@ -1,0 +1,111 @@
+"""The private model, planted with a recognisable value, is in nothing that leaves the server."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Message
+from flwr.cli.build import build_fab_from_disk
+from flwr.common.serde import message_to_proto
+
+import server_app.methods
+from client_app.app import app
+from common import registry
+from deploy.run_config import default_config
+from deploy.simulate import node_configs
+from server_app.app import read_settings
+from server_app.private.architectures import build_architecture
+from server_app.private.preprocessing import Preprocessing
+from server_app.private.pretrained import PretrainedModel
+from server_app.settings import ServerSettings
+from server_app.transport.in_process import InProcessGrid
+from tests.conftest import SMALL
+
+VALUE = 1234.5678
+ROOT = Path(__file__).parents[1]
+# A run of three: one value alone may come up by chance in a half-width format.
+MARKS = [
+    np.full(3, VALUE, dtype).tobytes() for dtype in ("<f2", ">f2", "<f4", ">f4", "<f8", ">f8")
+] + [torch.full((3,), VALUE, dtype=torch.bfloat16).view(torch.int16).numpy().tobytes()]
+PLACE = "the-private-folder"
+
+
+class Listening(InProcessGrid):
+    """Keeps the bytes of every message that the server sends."""
+
+    sent: list[bytes]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        messages = list(messages)
+        self.sent += [message_to_proto(message).SerializeToString() for message in messages]
+        return super().push_messages(messages)
+
+
+def leaks(sent: Iterable[bytes]) -> bool:
+    return any(mark in data for data in sent for mark in [*MARKS, PLACE.encode()])
+
+
+@pytest.fixture
+def private_model(tmp_path: Path) -> Path:
+    """A model for the digits whose every weight but the last layer's is the canary's."""
+    module = build_architecture("cnn-tiny", 10, 1, 8)
+    with torch.no_grad():
+        for parameter in list(module.parameters())[:-2]:
+            parameter.fill_(VALUE)
+    model = PretrainedModel(
+        module=module, architecture="cnn-tiny", classes=tuple("0123456789"),
+        preprocessing=Preprocessing(1, 8, (0.3053,), (0.3759,)), accuracy=None,
+    )  # fmt: skip
+    model.save(tmp_path / PLACE)
+    return tmp_path / PLACE
+
+
+def listen(method: str, private_model: Path, small_run: Callable[..., Path]) -> list[bytes]:
+    overrides = {**SMALL, "method": method, "knowledge.kl": 1.0, "augfl.lambda": 1e-9}
+    config = default_config() | overrides
+    grid = Listening(app, node_configs(read_settings(config)[0].data), config)
+    grid.sent = []
+    server = ServerSettings(
+        private_model=str(private_model), runs=private_model.parent / "runs",
+        cache=private_model.parent / "cache",
+    )  # fmt: skip
+    small_run(method, overrides, server=server, grid=grid)
+    return grid.sent
+
+
+@pytest.mark.parametrize("method", registry.names(server_app.methods))
+def test_no_message_holds_it(method: str, private_model: Path, small_run: Callable[..., Path]):
+    assert any(mark in (private_model / "model.safetensors").read_bytes() for mark in MARKS)
+    sent = listen(method, private_model, small_run)
+    assert len(sent) >= 4
+    assert not leaks(sent)
+
+
+def test_a_leaking_server_is_caught(
+    private_model: Path, small_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+):
+    half = registry.load(server_app.methods, "augfl")
+    honest = half.Server.broadcast
+
+    def broadcast(self: object, round: int, node: int) -> object:
+        down = honest(self, round, node)
+        leaked = down.model.vector.copy()
+        leaked[:100] = VALUE
+        object.__setattr__(down, "model", down.model.with_vector(leaked))
+        return down
+
+    monkeypatch.setattr(half.Server, "broadcast", broadcast)
+    assert leaks(listen("augfl", private_model, small_run))
+
+
+def test_no_bundle_holds_it():
+    with zipfile.ZipFile(BytesIO(build_fab_from_disk(ROOT))) as bundle:
+        contents = [bundle.read(name) for name in bundle.namelist()]
+    assert contents
+    assert not leaks(contents)
