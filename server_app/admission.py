@@ -19,7 +19,6 @@ from flwr.app import Message
 from common.errors import WireError
 from common.tensors import Spec, Tensors
 from common.wire import unpack
-from server_app.views import view
 
 OFFENCES = 3
 """Rejections in a row after which a node is set aside."""

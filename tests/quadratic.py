@@ -51,8 +51,17 @@ class QuadraticDevice:
             query_labels=torch.zeros(7 + seed % 4),
         )
         self.client = half
-        self.model = SimpleNamespace(module=SimpleNamespace(train=lambda *_: None))
+        self.model = SimpleNamespace(
+            module=SimpleNamespace(train=lambda *_: None),
+            buffers=Tensors((), {}),
+            load_buffers=lambda _: None,
+        )
         self.memory = DictMemory()
+
+    @property
+    def images(self) -> tuple[Tensor, Tensor]:
+        """What methods without adaptation train on: the support loss."""
+        return torch.zeros(1, 1), torch.zeros(self.examples)
 
     @property
     def examples(self) -> int:
