@@ -49,7 +49,7 @@ class KnowledgeSettings(Settings):
     )
     memory_start: Literal["features", "random"] = Field(
         "features",
-        description="CRD: first memories; projected features of all of D_s, or random as published.",
+        description="CRD: first memories: projections of all of D_s, or random as published.",
     )
     feature_dim: int = Field(128, ge=2, le=65_536, description="CRD: width of the projections.")
     head_learning_rate: float = Field(

@@ -1,6 +1,7 @@
 """FedProx on quadratics: enough local steps reach the minimiser of the proximal problem.
 
-argmin 1/2 (theta - a)' S (theta - a) + mu/2 ||theta - theta^t||^2 = (S + mu I)^-1 (S a + mu theta^t)
+argmin 1/2 (theta - a)' S (theta - a) + mu/2 ||theta - theta^t||^2
+    = (S + mu I)^-1 (S a + mu theta^t)
 """
 
 from __future__ import annotations

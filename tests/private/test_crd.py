@@ -135,6 +135,22 @@ def test_memory_begins_uniform_with_rows_of_about_unit_length() -> None:
         assert float(rows.norm(dim=1).mean()) == pytest.approx(1, rel=0.02)
 
 
+def test_memories_begin_as_projections_of_all_features() -> None:
+    crd, published = term(), term(memory_start="random")
+    assert crd.awaits_features
+    assert not published.awaits_features
+    features = {
+        "student": noise(IMAGES, STUDENT).float(),
+        "teacher": noise(IMAGES, TEACHER).float(),
+    }
+    crd.remember(features["student"], features["teacher"])
+    for side, rows in crd.memory.items():
+        expected = projection(crd, side, features[side])
+        np.testing.assert_allclose(rows.numpy(), expected, rtol=1e-5, atol=1e-6)
+    crd(batch([0, 1, 2]))
+    assert not crd.awaits_features
+
+
 def test_negatives_are_never_of_the_anchors_class_and_reach_all_others() -> None:
     classes = torch.tensor([0, 2, 2, 0, 1, 1, 1, 1, 2, 0])
     anchors = torch.arange(10)
