@@ -16,7 +16,8 @@ help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(STAMP) ## The environment in .venv
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@cd / && $(abspath $(BIN))/python -c 'import pathlib, sys, deploy; sys.exit(pathlib.Path(deploy.__file__).parents[1] != pathlib.Path("$(CURDIR)"))' 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 
 $(STAMP):
 	@echo "Setting up $(VENV) (once; torch is large, this takes some minutes)"

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Hashable
 from dataclasses import fields
-from functools import lru_cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -101,10 +99,17 @@ def size(record: RecordDict) -> int:
     return sum(len(a.data) for r in record.array_records.values() for a in r.values())
 
 
-@lru_cache(maxsize=256)
-def _hints(kind: Hashable) -> dict[str, tuple[Any, bool]]:
-    """Field name -> its type without ``None``, and whether ``None`` is allowed."""
-    assert isinstance(kind, type)
+_HINTS: dict[type, dict[str, tuple[Any, bool]]] = {}
+
+
+def _hints(kind: type) -> dict[str, tuple[Any, bool]]:
+    """Field name -> its type without ``None``, and whether ``None`` is allowed; read once."""
+    if kind not in _HINTS:
+        _HINTS[kind] = _read_hints(kind)
+    return _HINTS[kind]
+
+
+def _read_hints(kind: type) -> dict[str, tuple[Any, bool]]:
     hints = get_type_hints(kind)
     result = {}
     for field in fields(kind):
