@@ -24,11 +24,16 @@ from server_app.runs.report import write_report
 ROOT = Path(__file__).parents[1]
 DATA = DataSettings()
 TARGET_NODES = 2
+# Chosen on the deals of seeds 11 to 16; the demo shows seed 0.
 CONFIG: dict[str, Any] = {
     "round.nodes": DATA.sources + TARGET_NODES,
     "evaluation.every": 2,
     "augfl.rho": 0.1,
     "augfl.lambda": 1.0,
+    "knowledge.crd": 0.0,
+    "knowledge.kl": 1.0,
+    "knowledge.kl-temperature": 2.0,
+    "knowledge.batch-size": 256,
 }
 RUNS = {"without": {"augfl.lambda": 0.0}, "with": {}}
 TITLES = {"without": "without the private model", "with": "with the private model"}
@@ -49,7 +54,7 @@ def demo(rounds: int, folder: Path, console: Console) -> Path:
         f"on {TARGET_NODES} devices never do; {rounds} rounds each way."
     )
     console.print("\n[bold]1. The server trains its private model[/bold] on images of its own")
-    settings = PretrainSettings(epochs=20)
+    settings = PretrainSettings(epochs=10)
     model = pretrain_model(private, {}, "cnn-wide", settings, console=console)
     held_out = 100 * (model.accuracy or 0.0)
     console.print(f"   right on {held_out:.1f} % of held-out images; it stays here\n")

@@ -166,12 +166,15 @@ class Server:
         }
 
     def _secant(self, known: list[int], share: float) -> float:
-        """Curvature L of sum_i w_i F_i: along the last step, or else the clients' bound."""
+        """Curvature L of sum_i w_i F_i: along the last step, at most the clients' bound."""
         everyone = len(self._replies) == len(known) == self._summed
         self._summed = len(known)
+        bound = self._curvature / self._weights * share
         if everyone and self._moved > 0:
-            return float(self._sum.norm()) / self._moved
-        return self._curvature / self._weights * share
+            # Once the steps are small, rounding and the shrinking delta are all that the secant
+            # sees; without the bound it would raise rho, which makes the steps smaller still.
+            return min(bound, float(self._sum.norm()) / self._moved)
+        return bound
 
     def _weight(self, node: int) -> float:
         return self._examples[node] / sum(self._examples.values())
