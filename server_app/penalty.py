@@ -9,8 +9,8 @@ eigenvector it is stable if and only if P > 1.5 L + 0.5 lambda L_R. Both curvatu
 extra work for the devices. L is the secant of g between two rounds, which the server can form from
 the sum of the duals; it lies along the step that was just made, so that a direction which begins to
 diverge shows itself. It counts for no more than what the finite difference of equation (10) holds
-anyway, sum_i w_i ||H_i r_i|| / ||r_i||, which also serves where there is no such secant: in the first
-round, and when other clients reply than in the round before.
+anyway, sum_i w_i ||H_i r_i|| / ||r_i||, which also serves where there is no such secant: in the
+first round, and when other clients reply than in the round before.
 L_R is the secant of one more gradient of R_h on the same mini-batch.
 """
 
