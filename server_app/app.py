@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -35,7 +36,8 @@ Notice = Callable[[str], None]
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Flower's entry: run with the settings of the run config and of the environment."""
-    signal.signal(signal.SIGTERM, _stop)
+    if threading.current_thread() is threading.main_thread():  # a simulation uses another
+        signal.signal(signal.SIGTERM, _stop)
     shorten_backoff()
     run(grid, context.run_config, read_server_settings(), lambda text: print(text, flush=True))
 
