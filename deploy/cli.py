@@ -32,7 +32,7 @@ Settings = Annotated[
 
 @app.command()
 def demo(
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each run.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each run.")] = 15,
     folder: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/demo"),
 ) -> None:
     """Start a fleet on this machine and compare AugFL with and without the private model."""

@@ -29,3 +29,12 @@ def test_default_settings_fit_the_default_data_set_for_many_seeds() -> None:
     labels = load("digits").labels
     for seed in range(100):
         assert len(plan(labels, DataSettings(seed=seed)).clients) == 24
+
+
+def test_digits_are_those_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    bunch, digits = load_digits(), load("digits")
+    everything = np.arange(len(digits))
+    assert np.array_equal(digits.labels, bunch.target)
+    assert np.array_equal(digits.pixels(everything)[:, 0], np.round(bunch.images * (255 / 16)))
