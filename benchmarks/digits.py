@@ -65,8 +65,8 @@ def gain(folder: Path) -> str:
     lines += [
         "",
         f"Gain through the private model at the end: {difference[:, 4].mean():.1f} points "
-        f"(standard error {_error(difference[:, 4]):.1f}, 10 deals, paired); smallest mean gain at any "
-        f"evaluated round {difference[:, 1:].mean(0).min():.1f}.",
+        f"(standard error {_error(difference[:, 4]):.1f}, 10 deals, paired); smallest "
+        f"mean gain at any evaluated round {difference[:, 1:].mean(0).min():.1f}.",
     ]
     return "\n".join(lines)
 
