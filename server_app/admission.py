@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
+import numpy as np
 from flwr.app import Message
 
 from common.errors import WireError
@@ -129,7 +129,7 @@ class Gate:
         norm = 0.0
         for vector in tensors.vectors.values():
             if vector.dtype.kind == "f":
-                norm += float(torch.linalg.vector_norm(torch.from_numpy(vector))) ** 2
+                norm += float(np.dot(vector, vector))
         norm = math.sqrt(norm)
         if not math.isfinite(norm):
             raise Rejected(name, "holds values that are not finite")

@@ -26,7 +26,6 @@ from common.tensors import Tensors
 from server_app.method import MethodSettings, Setup, State
 from server_app.penalty import Penalty
 from server_app.seeds import seed_for
-from server_app.views import view
 
 
 class Settings(MethodSettings):
@@ -101,10 +100,11 @@ class Server:
         if up.base != self._acknowledged.get(node, 0):
             self._lost.append(node)
             return
-        increment = view(up.increment.vector)
+        increment = up.increment.vector
         weight = self._weight(node)
-        self._sum.add_(increment)
-        self._squares += float(torch.dot(increment, increment))
+        # NumPy: waking PyTorch's threads costs more than so small a sum.
+        np.add(self._sum, increment, out=self._sum)
+        self._squares += float(np.dot(increment, increment))
         self._replies[node] = up.round
         self._weights += weight
         self._loss += weight * up.loss
@@ -126,7 +126,7 @@ class Server:
 
     def discard(self) -> None:
         """Forget the replies of this round; their senders are not acknowledged."""
-        self._sum = torch.zeros(len(self.model))
+        self._sum = np.zeros(len(self.model), np.float32)
         self._squares = self._weights = self._loss = self._curvature = 0.0
         self._replies: dict[int, int] = {}
         self._lost: list[int] = []
@@ -134,13 +134,13 @@ class Server:
     def _update(self) -> dict[str, float]:
         s = self._settings
         self._acknowledged |= self._replies
-        self._duals += self._sum.numpy()
+        self._duals += self._sum
         known = [node for node in self._acknowledged if node in self._examples]
         share = sum(map(self._weight, known))
         # While some clients have never replied, R_h must not outweigh those that have.
         lambda_ = s.lambda_ * share
         theta = torch.tensor(self.model.vector)
-        drift = torch.from_numpy(self._duals).float().add_(self._sum)
+        drift = torch.from_numpy((self._duals + self._sum).astype(np.float32))
         slope, terms, bend = torch.zeros(()), dict[str, float](), 0.0
         if self._knowledge is not None:
             slope, terms = self._knowledge.gradient(theta)
@@ -173,7 +173,7 @@ class Server:
         if everyone and self._moved > 0:
             # Once the steps are small, rounding and the shrinking delta are all that the secant
             # sees; without the bound it would raise rho, which makes the steps smaller still.
-            return min(bound, float(self._sum.norm()) / self._moved)
+            return min(bound, float(np.linalg.norm(self._sum)) / self._moved)
         return bound
 
     def _weight(self, node: int) -> float:
