@@ -14,7 +14,9 @@ Augment = Literal["none", "crop", "crop-flip"]
 class KnowledgeSettings(Settings):
     """R_h = sum of weight x term; a weight of 0 leaves a term out.
 
-    The published weights are cross-entropy 1, KL 0 and CRD 0.8.
+    The weights are the published ones: cross-entropy 1, KL 0, CRD 0.8. Where D_s has no labels, a
+    KL weight of 1 takes the place of the cross-entropy. Higher temperatures leave a student whose
+    logits are too soft to adapt in one step.
     """
 
     cross_entropy: float = Field(
@@ -24,7 +26,7 @@ class KnowledgeSettings(Settings):
         0.0, ge=0, le=1e6, description="Weight of the divergence from the private model's logits."
     )
     kl_temperature: float = Field(
-        4.0, gt=0, le=1000, description="Temperature that softens both models' logits."
+        1.0, gt=0, le=1000, description="Temperature that softens both models' logits."
     )
     crd: float = Field(
         0.8, ge=0, le=1e6, description="Weight of the contrastive term on last hidden features."
