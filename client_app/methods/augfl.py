@@ -13,12 +13,12 @@ has acknowledged*; a reply lost on the way is thus as if it had never been compu
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from client_app.batches import sample
 from client_app.device import Device
 from client_app.meta import meta_gradient
 from common.methods.augfl import Down, Up
+from common.tensors import Tensors
 
 
 def train(down: Down, device: Device) -> Up:
@@ -32,10 +32,16 @@ def train(down: Down, device: Device) -> Up:
         device, theta, support, query,
         alpha=down.alpha, delta=down.delta, difference=down.difference,
     )  # fmt: skip
-    base, previous = _dual(device, down.acknowledged, theta)
+    kept = _acknowledged(device, down.acknowledged)
+    base = 0 if kept is None else down.acknowledged
+    previous = torch.zeros_like(theta) if kept is None else torch.tensor(kept.vector)
     increment = torch.add(previous, meta.vector, alpha=down.weight).neg_()  # (11), times rho_i
     dual = previous.add_(increment)  # (12)
-    _remember(device, down, dual)
+    # Until the server acknowledges the new dual, the one that it replaces is still needed.
+    groups = {"sent": down.model.with_vector(dual.numpy())} | (
+        {"acknowledged": kept} if kept else {}
+    )
+    device.memory.write("augfl", groups, {"sent": down.round, "acknowledged": base})
     return Up(
         round=down.round,
         base=base,
@@ -47,27 +53,12 @@ def train(down: Down, device: Device) -> Up:
     )
 
 
-def _dual(device: Device, acknowledged: int, theta: Tensor) -> tuple[int, Tensor]:
-    """The dual of the acknowledged reply and its round; zero and 0 if this device has it not."""
-    memory = device.memory.read("augfl") if acknowledged else None
+def _acknowledged(device: Device, round: int) -> Tensors | None:
+    """The dual of the reply of that round, if the device still has it; none for round 0."""
+    memory = device.memory.read("augfl") if round else None
     if memory is not None:
         groups, notes = memory
-        for kept in ("sent", "acknowledged"):
-            if notes.get(kept) == acknowledged and kept in groups:
-                return acknowledged, torch.tensor(groups[kept].vector)
-    return 0, torch.zeros_like(theta)
-
-
-def _remember(device: Device, down: Down, dual: Tensor) -> None:
-    """Keep the new dual and, until the server has acknowledged it, the one that it replaces."""
-    groups = {"sent": down.model.with_vector(dual.numpy())}
-    notes = {"sent": down.round, "acknowledged": 0}
-    memory = device.memory.read("augfl")
-    if memory is not None and down.acknowledged:
-        old, old_notes = memory
-        for kept in ("sent", "acknowledged"):
-            if old_notes.get(kept) == down.acknowledged and kept in old:
-                groups["acknowledged"] = old[kept]
-                notes["acknowledged"] = down.acknowledged
-                break
-    device.memory.write("augfl", groups, notes)
+        for name in ("sent", "acknowledged"):
+            if notes.get(name) == round and name in groups:
+                return groups[name]
+    return None
