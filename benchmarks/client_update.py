@@ -10,8 +10,6 @@ take turns in one process; the ratio's median and spread are over the turns.
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from flwr.app import Context, RecordDict
 
-from benchmarks.machine import footer
+from benchmarks.machine import footer, milliseconds
 from client_app.device import Device
 from client_app.memory import Memory
 from client_app.methods.augfl import train
@@ -65,19 +63,16 @@ def _row(name: str, size: int, channels: int, difference: str) -> str:
                 F.cross_entropy(model.module(images), labels).backward()
 
         model.load(theta)
-        pairs = [(_time(gradients), _time(lambda: train(down, device))) for _ in range(TURNS + 2)]
+        pairs = [
+            (milliseconds(gradients), milliseconds(lambda: train(down, device)))
+            for _ in range(TURNS + 2)
+        ]
     bare, update = np.array(pairs[2:]).T
     low, middle, high = np.percentile(update / bare, [25, 50, 75])
     return (
         f"| {name} {size}x{size}x{channels} | 6 + 24 | {difference} | {np.median(bare):.1f} | "
         f"{np.median(update):.1f} | {middle:.2f} ({low:.2f} to {high:.2f}) |"
     )
-
-
-def _time(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    work()
-    return 1000 * (time.perf_counter() - begun)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import time
+from collections.abc import Callable
 from datetime import date
 
 import torch
@@ -20,6 +22,13 @@ def footer(command: str) -> str:
         f"`{command}` · {name}, {os.cpu_count()} cores · Python {platform.python_version()}, "
         f"PyTorch {torch.__version__} · {date.today().isoformat()}"
     )
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """Wall-clock time of one call."""
+    begun = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - begun)
 
 
 def _read(path: str) -> str:

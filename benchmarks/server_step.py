@@ -10,15 +10,12 @@ the same numbers, which checks nothing. All three take turns in one process.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
-from benchmarks.machine import footer
+from benchmarks.machine import footer, milliseconds
 from common.methods.augfl import Up
 from common.models import FlatModel, build
 from common.wire import pack
@@ -70,7 +67,9 @@ def main() -> None:
     def flower() -> None:
         aggregate_arrayrecords(named, "num-examples")
 
-    times = np.array([[_time(f) for f in (read, augfl, flower)] for _ in range(TURNS + 1)])[1:]
+    times = np.array([[milliseconds(f) for f in (read, augfl, flower)] for _ in range(TURNS + 1)])[
+        1:
+    ]
     print(f"{CLIENTS} clients, {len(model):,} parameters, {torch.get_num_threads()} threads\n")
     print("| step | ms | times one read (quartiles) |")
     print("| --- | --- | --- |")
@@ -89,12 +88,6 @@ def main() -> None:
 def _reply(node: int, content: RecordDict) -> Message:
     message = Message(RecordDict(), node, "train.augfl")
     return Message(content, reply_to=message)
-
-
-def _time(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    work()
-    return 1000 * (time.perf_counter() - begun)
 
 
 if __name__ == "__main__":

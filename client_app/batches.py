@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 Batch = tuple[Tensor, Tensor]
+"""Images, shape (n, c, h, w), and labels, shape (n,)."""
 
 
 def sample(images: Tensor, labels: Tensor, size: int, generator: Generator) -> Batch:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from flwr.app import Context
 from torch import Tensor, nn
 
+from client_app.batches import Batch
 from client_app.memory import Memory
 from client_app.pictures import Pictures, pictures_of_folder, pictures_of_set
 from client_app.settings import NodeSettings, played_clients, read_node_config
@@ -24,9 +25,6 @@ from common.models import FlatModel, build
 
 if TYPE_CHECKING:
     from client_app.teachers.answers import Teachers
-
-Batch = tuple[Tensor, Tensor]
-"""Images, shape (n, c, h, w), and labels, shape (n,)."""
 
 
 class Device:
@@ -107,12 +105,13 @@ def open_device(context: Context, settings: RunSettings) -> Device:
         torch.set_num_threads(node.threads)
     key = (context.run_id, context.node_id, settings, node)
     device = _DEVICES.get(key)
+    memory = Memory(context, _state_folder(context, settings, node))
     if device is None:
-        device = _build(context, settings, node)
+        device = _build(settings, node, memory)
         _DEVICES[key] = device
         while len(_DEVICES) > _KEPT:
             _DEVICES.popitem(last=False)
-    device.memory = Memory(context, _state_folder(context, settings, node))
+    device.memory = memory
     return device
 
 
@@ -120,7 +119,7 @@ _KEPT = 1024
 _DEVICES: OrderedDict[tuple[int, int, RunSettings, NodeSettings], Device] = OrderedDict()
 
 
-def _build(context: Context, settings: RunSettings, node: NodeSettings) -> Device:
+def _build(settings: RunSettings, node: NodeSettings, memory: Memory) -> Device:
     data = settings.data
     role: Literal["source", "target"]
     if data.name == "folder":
@@ -142,7 +141,6 @@ def _build(context: Context, settings: RunSettings, node: NodeSettings) -> Devic
         role = "source" if numbers[0] < data.sources else "target"
         pictures = pictures_of_set(images, shared.clients[numbers[0]])
     model = _model(settings.model, len(classes), data, settings.seed)
-    memory = Memory(context, _state_folder(context, settings, node))
     own_model = node.own_model or settings.model
     device = Device(role, clients, classes, digest, model, memory, own_model)
     if node.teachers and role == "source":

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-Batch = tuple[Tensor, Tensor]
+from client_app.batches import Batch
 
 
 class HasGradient(Protocol):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from common.tensors import Tensors
 from server_app.method import Setup, State
-from server_app.views import view
 
 
 class Averaging:
@@ -31,7 +29,7 @@ class Averaging:
         self, change: Tensors, examples: int, loss: float, buffers: Tensors | None = None
     ) -> None:
         """Take in one client's change, with its number of examples as weight."""
-        self._sum.add_(view(change.vector), alpha=examples)
+        self._sum += np.float32(examples) * change.vector
         self._examples += examples
         self._loss += loss * examples
         for name, array in (buffers.unpack() if buffers else {}).items():
@@ -43,8 +41,8 @@ class Averaging:
 
     def step(self, round: int) -> dict[str, float]:
         """Add the weighted average of the changes to the model."""
-        change = self._sum.mul_(self._rate / self._examples)
-        self.model = self.model.with_vector(self.model.vector + change.numpy())
+        change = self._sum * np.float32(self._rate / self._examples)
+        self.model = self.model.with_vector(self.model.vector + change)
         if self._buffers:
             old = self.buffers.unpack()
             self.buffers = Tensors.pack(
@@ -57,13 +55,13 @@ class Averaging:
                     for name, array in old.items()
                 }
             )
-        metrics = {"loss": self._loss / self._examples, "step_norm": float(change.norm())}
+        metrics = {"loss": self._loss / self._examples, "step_norm": float(np.linalg.norm(change))}
         self.discard()
         return metrics
 
     def discard(self) -> None:
         """Forget the replies of this round."""
-        self._sum = torch.zeros(len(self.model))
+        self._sum = np.zeros(len(self.model), np.float32)
         self._buffers: dict[str, np.ndarray] = {}
         self._examples = 0
         self._loss = 0.0
