@@ -2,7 +2,9 @@
 
 ``AUGFLOWER_PRIVATE_MODEL`` names the folder, file or model of the private pretrained model,
 ``AUGFLOWER_SERVER_DATA`` the server's own labelled images, ``AUGFLOWER_RUNS`` where runs are kept,
-``AUGFLOWER_CACHE`` where features of the private model are kept.
+``AUGFLOWER_CACHE`` where features of the private model are kept. ``AUGFLOWER_WATCH`` is the address
+of the live page, ``AUGFLOWER_WATCH_TOKEN`` or ``AUGFLOWER_WATCH_TOKEN_FILE`` what opens it, and
+``AUGFLOWER_TENSORBOARD`` asks for TensorBoard files.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import SettingsError
+from server_app.watch.place import Place, read_place
 
 PREFIX = "AUGFLOWER_"
 _KNOWN = {
@@ -20,6 +23,10 @@ _KNOWN = {
     "SERVER_DATA": "server_data",
     "RUNS": "runs",
     "CACHE": "cache",
+    "WATCH": "watch",
+    "WATCH_TOKEN": "watch_token",
+    "WATCH_TOKEN_FILE": "watch_token_file",
+    "TENSORBOARD": "tensorboard",
 }
 # Read by the data sets, on devices as well.
 _SHARED = {"DATA"}
@@ -35,12 +42,16 @@ class ServerSettings:
     server_data: folder of the server's own images D_s; empty takes them from the data set.
     runs: folder that holds a folder for each run.
     cache: folder for the private model's features.
+    watch: where the live page is served; None serves none.
+    tensorboard: whether runs write TensorBoard files.
     """
 
     private_model: str = ""
     server_data: str = ""
     runs: Path = Path("runs")
     cache: Path = Path("~/.cache/augflower")
+    watch: Place | None = None
+    tensorboard: bool = False
 
 
 def read_server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettings:
@@ -48,7 +59,7 @@ def read_server_settings(environment: Mapping[str, str] = os.environ) -> ServerS
 
     Raises
     ------
-    SettingsError: a variable begins with ``AUGFLOWER_`` and is not known.
+    SettingsError: a variable begins with ``AUGFLOWER_`` and is not known, or has no valid value.
     """
     values: dict[str, str] = {}
     for key, value in environment.items():
@@ -66,4 +77,16 @@ def read_server_settings(environment: Mapping[str, str] = os.environ) -> ServerS
         server_data=values.get("server_data", ""),
         runs=Path(values.get("runs") or ServerSettings.runs).expanduser(),
         cache=Path(values.get("cache") or ServerSettings.cache).expanduser(),
+        watch=read_place(
+            values.get("watch", ""),
+            values.get("watch_token", ""),
+            values.get("watch_token_file", ""),
+        ),
+        tensorboard=_switch("TENSORBOARD", values.get("tensorboard", "")),
     )
+
+
+def _switch(name: str, value: str) -> bool:
+    if value not in {"", "0", "1"}:
+        raise SettingsError(f"{PREFIX}{name}={value!r} is neither 0 nor 1")
+    return value == "1"

@@ -31,6 +31,7 @@ class Status:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._version = 0
+        self._begins = 0
         self._clear({}, 0)
 
     def _clear(self, meta: Mapping[str, Any], rounds: int) -> None:
@@ -57,6 +58,7 @@ class Status:
         """
         with self._changed:
             self._clear(meta, rounds)
+            self._begins += 1
             self._tell()
 
     def phase(self, round: int, name: str) -> None:
@@ -133,16 +135,17 @@ class Status:
 
         Returns
         -------
-        ``version`` (grows with every change), ``meta``, ``rounds``, ``round``, ``phase``,
-        ``since`` (Unix seconds at which the phase began), ``nodes`` (by id: state, role, clients,
-        reason, last_seen, replies, missing, rejected, and round, seconds and loss of its last
-        reply), ``lines`` (of the record, without single clients; missing and rejected are counts),
-        ``incidents`` (newest last: round, kind, node, field where rejected, reason), ``totals``
-        and ``seconds`` (of all rounds, by phase).
+        ``version`` (grows with every change), ``begins`` (how often a run began here), ``meta``,
+        ``rounds``, ``round``, ``phase``, ``since`` (Unix seconds at which the phase began),
+        ``nodes`` (by id: state, role, clients, reason, last_seen, replies, missing, rejected, and
+        round, seconds and loss of its last reply), ``lines`` (of the record, without single
+        clients; missing and rejected are counts), ``incidents`` (newest last: round, kind, node,
+        field where rejected, reason), ``totals`` and ``seconds`` (of all rounds, by phase).
         """
         with self._changed:
             parts = {
                 "version": self._version,
+                "begins": self._begins,
                 "meta": self._meta,
                 "rounds": self._rounds,
                 "round": self._round,

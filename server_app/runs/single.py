@@ -32,7 +32,7 @@ def sections_of(run: Run) -> list[Section]:
     """All sections for which the record has data, in order."""
     line = [Line(run, run.meta.run, "0")]
     found = [
-        _accuracy(run),
+        accuracy(run),
         _clients(run),
         losses(line),
         agreement(line),
@@ -70,7 +70,8 @@ def facts_of(run: Run) -> list[tuple[str, str, str]]:
     return facts
 
 
-def _accuracy(run: Run) -> Section | None:
+def accuracy(run: Run) -> Section | None:
+    """Accuracy over rounds, before and after adaptation, with its spread where it is known."""
     pairs = judged(run)
     if not any(math.isfinite(e.accuracy_after) for _, e in pairs):
         return None
@@ -125,7 +126,7 @@ def _clients(run: Run) -> Section | None:
 
 def _mean_of(run: Run) -> str:
     final = scores.last(run)
-    return f"Mean over {words.count(final.clients, 'client')}" if final else "Mean over clients"
+    return f"Mean over {words.clients(run, final)}" if final else "Mean over clients"
 
 
 def _pairs(title: str, evaluation: Evaluation) -> Chart:

@@ -151,9 +151,13 @@ def adapts(run: Run) -> bool:
 
 def on_clients(run: Run, final: Score) -> str:
     """Whom the model was judged on."""
-    targets = run.meta.clients.get("targets", 0)
-    number = count(final.clients or targets, "client")
-    return f"{number} that never took part" if targets else number
+    number = clients(run, final)
+    return f"{number} that never took part" if run.meta.clients.get("targets") else number
+
+
+def clients(run: Run, final: Score) -> str:
+    """How many clients the model was judged on; all targets where they were not listed."""
+    return count(final.clients or run.meta.clients.get("targets", 0), "client")
 
 
 def count(number: int, noun: str) -> str:

@@ -1,6 +1,7 @@
-for (const figure of document.querySelectorAll(".chart")) {
+// Gives a chart its tooltip; `figure.shown` is the index of the point that it shows, or undefined.
+function prepareChart(figure) {
   const source = figure.querySelector("script");
-  if (!source) continue;
+  if (!source) return;
   const tips = JSON.parse(source.textContent);
   const plot = figure.querySelector(".plot");
   const rule = figure.querySelector(".rule");
@@ -20,10 +21,11 @@ for (const figure of document.querySelectorAll(".chart")) {
   };
   const hide = () => {
     tip.hidden = true;
+    figure.shown = undefined;
     rule.style.visibility = "hidden";
   };
   const show = (index) => {
-    at = index;
+    at = figure.shown = index;
     tip.replaceChildren();
     add(tip, "b", tips.heads[at]);
     for (const row of tips.rows) {
@@ -66,4 +68,5 @@ for (const figure of document.querySelectorAll(".chart")) {
     event.preventDefault();
     show(Math.max(0, Math.min(last, goal)));
   });
+  figure.show = (index) => show(Math.min(index, tips.x.length - 1));
 }

@@ -1,0 +1,1 @@
+"""Watching a run: a live page, metrics for Prometheus, files for TensorBoard."""
