@@ -29,7 +29,11 @@ class ModelError(AugFlowerError):
 
 
 class WireError(AugFlowerError):
-    """A message does not fit its contract."""
+    """A message does not fit its contract; ``field`` is the part that does not."""
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class FleetError(AugFlowerError):

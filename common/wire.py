@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import types
 from dataclasses import fields
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -28,6 +28,7 @@ PLAIN = "fields"
 STORAGE = "flat-little-endian"
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "uint8", "bool")
 MAX_NAMES = 100_000
+MAX_AXES = 32
 
 
 def pack(message: object, shared: dict[int, ArrayRecord] | None = None) -> RecordDict:
@@ -48,7 +49,7 @@ def pack(message: object, shared: dict[int, ArrayRecord] | None = None) -> Recor
         value = getattr(message, name)
         if value is None and optional:
             continue
-        _check(value, hint, f"{_title(kind)}.{name}")
+        _check(value, hint, _Place(_title(kind), name))
         if hint is Tensors:
             _pack_tensors(record, name, value, shared)
         else:
@@ -68,19 +69,20 @@ def unpack(kind: type[Contract], record: RecordDict) -> Contract:
     plain = dict(record.config_records.get(PLAIN, {}))
     if (version := plain.pop("wire-version", None)) != VERSION:
         raise WireError(
-            f"{title}: the sender speaks wire version {version!r}, this side {VERSION}; "
-            "install the same release of AugFlower on both"
+            f"{title}: the sender speaks wire version {_short(version)}, this side {VERSION}; "
+            "install the same release of AugFlower on both",
+            "wire-version",
         )
     if (sent := plain.pop("contract", None)) != title:
-        raise WireError(f"{title}: got {sent!r} instead")
+        raise WireError(f"{title}: got {_short(sent)} instead", "contract")
     hints = _hints(kind)
     values: dict[str, Any] = {}
     for name, (hint, optional) in hints.items():
-        where = f"{title}.{name}"
+        where = _Place(title, name)
         present = name in record.array_records if hint is Tensors else name in plain
         if not present:
             if not optional:
-                raise WireError(f"{where}: missing")
+                raise where.wrong("missing")
             values[name] = None
         elif hint is Tensors:
             values[name] = _unpack_tensors(record, name, where)
@@ -90,7 +92,7 @@ def unpack(kind: type[Contract], record: RecordDict) -> Contract:
     tensors = {name for name, (hint, _) in hints.items() if hint is Tensors}
     expected = tensors | {_specs(name) for name in tensors} | {PLAIN}
     if unknown := sorted(set(plain) | (set(record) - expected)):
-        raise WireError(f"{title}.{unknown[0]}: no such field")
+        raise _Place(title, unknown[0][:80]).wrong("no such field")
     return kind(**values)
 
 
@@ -131,18 +133,40 @@ def _specs(name: str) -> str:
     return f"{name}.specs"
 
 
-def _check(value: Any, hint: Any, where: str) -> None:
+class _Place(NamedTuple):
+    """A field of a contract, for messages."""
+
+    title: str
+    field: str
+    position: str = ""
+
+    def wrong(self, text: str) -> WireError:
+        return WireError(f"{self.title}.{self.field}{self.position}: {text}", self.field)
+
+
+def _short(value: object) -> str:
+    """A foreign value for a message: it may be megabytes long."""
+    return repr(value[:80] if isinstance(value, str | bytes | list) else value)[:200]
+
+
+def _check(value: Any, hint: Any, where: _Place) -> None:
     if get_origin(hint) is list:
         if not isinstance(value, list):
-            raise WireError(f"{where}: expected a list, got {type(value).__name__}")
+            raise where.wrong(f"expected a list, got {type(value).__name__}")
         (item,) = get_args(hint)
         for position, element in enumerate(value):
-            _check(element, item, f"{where}[{position}]")
-        return
+            if problem := _problem(element, item):
+                raise where._replace(position=f"{where.position}[{position}]").wrong(problem)
+    elif problem := _problem(value, hint):
+        raise where.wrong(problem)
+
+
+def _problem(value: Any, hint: Any) -> str:
     if type(value) is not hint:  # bool is an int to isinstance, but not on the wire
-        raise WireError(f"{where}: expected {hint.__name__}, got {type(value).__name__}")
+        return f"expected {hint.__name__}, got {type(value).__name__}"
     if hint is float and not math.isfinite(value):
-        raise WireError(f"{where}: is {value}, must be finite")
+        return f"is {value}, must be finite"
+    return ""
 
 
 def _pack_tensors(
@@ -168,48 +192,51 @@ def _array(dtype: str, vector: np.ndarray[Any, np.dtype[Any]]) -> Array:
     return Array(dtype, (vector.size,), STORAGE, data.tobytes())
 
 
-def _unpack_tensors(record: RecordDict, name: str, where: str) -> Tensors:
+def _unpack_tensors(record: RecordDict, name: str, where: _Place) -> Tensors:
     specs = _unpack_specs(record, name, where)
     needed: dict[str, int] = {}
     for _, shape, dtype in specs:
         needed[dtype] = needed.get(dtype, 0) + math.prod(shape)
     arrays = record.array_records[name]
     if set(arrays) != set(needed):
-        raise WireError(f"{where}: has dtypes {sorted(arrays)}, its specs say {sorted(needed)}")
+        raise where.wrong(
+            f"has dtypes {_short(sorted(arrays)[:8])}, its specs say {sorted(needed)}"
+        )
     vectors: dict[str, np.ndarray[Any, np.dtype[Any]]] = {}
     for dtype, array in arrays.items():
         count = needed[dtype]
         kind = np.dtype(dtype).newbyteorder("<")
         if array.stype != STORAGE or array.dtype != dtype or tuple(array.shape) != (count,):
-            raise WireError(
-                f"{where}: {array.dtype} {tuple(array.shape)} stored as {array.stype!r}; "
-                f"expected {dtype} ({count},) stored as {STORAGE!r}"
+            raise where.wrong(
+                f"{_short(array.dtype)} {_short(tuple(array.shape)[:8])} stored as "
+                f"{_short(array.stype)}; expected {dtype} ({count},) stored as {STORAGE!r}"
             )
         if len(array.data) != count * kind.itemsize:
-            raise WireError(
-                f"{where}: {len(array.data)} bytes of {dtype}, expected {count * kind.itemsize}"
+            raise where.wrong(
+                f"{len(array.data)} bytes of {dtype}, expected {count * kind.itemsize}"
             )
         vectors[dtype] = np.frombuffer(array.data, kind)
     return Tensors(specs, vectors)
 
 
-def _unpack_specs(record: RecordDict, name: str, where: str) -> tuple[Spec, ...]:
+def _unpack_specs(record: RecordDict, name: str, where: _Place) -> tuple[Spec, ...]:
     columns = record.config_records.get(_specs(name))
     if columns is None or set(columns) != {"names", "shapes", "dtypes"}:
-        raise WireError(f"{where}: names, shapes and dtypes are missing")
+        raise where.wrong("names, shapes and dtypes are missing")
     names, shapes, dtypes = (columns[key] for key in ("names", "shapes", "dtypes"))
     for column in (names, shapes, dtypes):
-        _check(column, list[str], f"{where}.specs")
+        _check(column, list[str], where._replace(position=".specs"))
     if not len(names) == len(shapes) == len(dtypes) <= MAX_NAMES:  # type: ignore[arg-type]
-        raise WireError(f"{where}: names, shapes and dtypes differ in number, or are too many")
+        raise where.wrong("names, shapes and dtypes differ in number, or are too many")
     if len(set(names)) != len(names):  # type: ignore[arg-type]
-        raise WireError(f"{where}: a name occurs twice")
+        raise where.wrong("a name occurs twice")
     specs = []
     for tensor, shape, dtype in zip(names, shapes, dtypes, strict=True):  # type: ignore[arg-type]
         sizes = str(shape).split("x") if shape else []
-        if not all(part.isascii() and part.isdigit() and len(part) < 12 for part in sizes):
-            raise WireError(f"{where}: {str(tensor)[:80]} has shape {str(shape)[:80]!r}")
+        numbers = all(part.isascii() and part.isdigit() and len(part) < 12 for part in sizes)
+        if not numbers or len(sizes) > MAX_AXES:
+            raise where.wrong(f"{str(tensor)[:80]} has shape {str(shape)[:80]!r}")
         if dtype not in DTYPES:
-            raise WireError(f"{where}: {str(tensor)[:80]} has dtype {str(dtype)[:20]!r}")
+            raise where.wrong(f"{str(tensor)[:80]} has dtype {str(dtype)[:20]!r}")
         specs.append((str(tensor), tuple(int(part) for part in sizes), str(dtype)))
     return tuple(specs)
