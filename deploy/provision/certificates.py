@@ -13,7 +13,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 # A device whose clock is a little slow must not take a new certificate for one of the future.
 BACKDATED = timedelta(days=1)
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+# In containers SuperLink and executor meet on a network of their own, where it has this name.
+CONTROL = "control"
+OWN_NAMES = ("localhost", "127.0.0.1", "::1", CONTROL)
 
 
 def new_key() -> bytes:
@@ -65,8 +67,8 @@ def make_server_certificate(
 
 
 def alternative_names(names: Iterable[str]) -> list[str]:
-    """The given names, then those of loopback, each once."""
-    return list(dict.fromkeys([*names, *LOOPBACK]))
+    """The given names, then those of the server for itself, each once."""
+    return list(dict.fromkeys([*names, *OWN_NAMES]))
 
 
 def names_in(certificate: bytes) -> list[str]:

@@ -6,7 +6,14 @@ import tomli_w
 import yaml
 
 from deploy.provision.hardware import HARDWARE
-from deploy.provision.places import FLOWER, config_folder, environment, join_address, state_folder
+from deploy.provision.places import (
+    FLOWER,
+    STATE,
+    config_folder,
+    environment,
+    join_address,
+    state_folder,
+)
 from deploy.provision.registry import Registry
 from deploy.provision.settings import FleetNode
 from deploy.provision.store import PROGRAM, SECRET, Kit, KitFile
@@ -87,7 +94,7 @@ def node_kit(name: str, registry: Registry, key: bytes, ca: bytes) -> Kit:
 
 def _compose(name: str, node: FleetNode, command: list[str], variables: dict[str, str]) -> str:
     hardware = HARDWARE[node.hardware]
-    alive = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{node.port}/health')"
+    alive = ["CMD", "python3", "/opt/augflower/healthy.py", "http", f"127.0.0.1:{node.port}/health"]
     service = {
         "image": hardware.image,
         "platform": hardware.platform,
@@ -97,14 +104,14 @@ def _compose(name: str, node: FleetNode, command: list[str], variables: dict[str
         "environment": variables,
         "volumes": [
             f".:{config_folder(name)}:ro",
-            f"{name}-state:{state_folder(name)}",
+            f"{name}-state:{STATE}",
             *([f"{node.data_folder}:{node.data_folder}:ro"] if node.data_folder else []),
         ],
         "restart": "unless-stopped",
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
         "healthcheck": {
-            "test": ["CMD", "python", "-c", alive],
+            "test": alive,
             "interval": "30s",
             "timeout": "10s",
             "start_period": "60s",

@@ -8,6 +8,7 @@ from deploy.environment import flower_environment
 
 INSTALL = "/opt/augflower"  # virtual environment
 USER = "augflower"
+STATE = "/var/lib/augflower"  # a node's volume in a container, so that any uid may write to it
 FLOWER = "1.39"  # the minor release that both sides must have
 
 
@@ -18,7 +19,7 @@ def config_folder(name: str) -> str:
 
 def state_folder(name: str) -> str:
     """What one node, or the ``server``, remembers."""
-    return f"/var/lib/augflower/{name}"
+    return f"{STATE}/{name}"
 
 
 def environment(name: str, threads: int | None = None, **more: str) -> dict[str, str]:

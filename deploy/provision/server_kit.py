@@ -1,7 +1,8 @@
 """The server's kit: its certificate, the nodes' public keys, and how to start both halves of it.
 
 SuperLink and executor are two processes: a run then survives a crash of either, and only the
-executor needs the private model. The Control API has no accounts, so it stays on loopback.
+executor needs the private model. The Control API has no accounts, so it stays on loopback or, in
+containers, on a network that the two have to themselves.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ import json
 import tomli_w
 import yaml
 
+from deploy.provision.certificates import CONTROL
 from deploy.provision.places import FLOWER, config_folder, environment, state_folder
 from deploy.provision.registry import Registry
 from deploy.provision.store import PROGRAM, SECRET, Kit, KitFile
 from deploy.provision.templates import fill, install_script, unit
 
 NAME = "server"
+LOOPBACK = "127.0.0.1"
+HEALTH = "127.0.0.1:9096"  # the executor's, gRPC
 SUPERLINK, EXECUTOR = "augflower-superlink.service", "augflower-executor.service"
 
 
-def superlink_command(registry: Registry) -> list[str]:
-    """The command that starts the SuperLink, with the paths of an installed machine."""
+def superlink_command(registry: Registry, host: str = LOOPBACK) -> list[str]:
+    """The command that starts the SuperLink; ``host`` is where its Control API listens."""
     config, server = config_folder(NAME), registry.server
     every = "[::]" if any(":" in name for name in server.names) else "0.0.0.0"
     options = {
@@ -29,7 +33,7 @@ def superlink_command(registry: Registry) -> list[str]:
         "--ssl-certfile": f"{config}/server.crt",
         "--ssl-keyfile": f"{config}/server.key",
         "--fleet-api-address": f"{every}:{server.fleet_port}",
-        "--host": "127.0.0.1",
+        "--host": host,
         "--port": str(server.control_port),
         "--database": f"{state_folder(NAME)}/superlink.db",
         "--isolation": "process",
@@ -39,20 +43,21 @@ def superlink_command(registry: Registry) -> list[str]:
     return ["flower-superlink", *switches, *(p for option in options.items() for p in option)]
 
 
-def executor_command(registry: Registry) -> list[str]:
-    """The command that starts the executor of ServerApps."""
+def executor_command(registry: Registry, host: str = LOOPBACK) -> list[str]:
+    """The command that starts the executor of ServerApps; ``host``: of the Control API."""
     config = config_folder(NAME)
     options = {
-        "--runtime-api-address": control_address(registry),
+        "--runtime-api-address": control_address(registry, host),
+        "--health-server-address": HEALTH,
         "--root-certificates": f"{config}/ca.crt",
         "--superexec-auth-secret-file": f"{config}/executor.secret",
     }
     return ["flower-superexec", *(part for option in options.items() for part in option)]
 
 
-def control_address(registry: Registry) -> str:
+def control_address(registry: Registry, host: str = LOOPBACK) -> str:
     """Where runs are submitted and nodes registered: on the server machine only."""
-    return f"127.0.0.1:{registry.server.control_port}"
+    return f"{host}:{registry.server.control_port}"
 
 
 def admission_list(registry: Registry) -> str:
@@ -85,11 +90,12 @@ def server_kit(
         "control-port": registry.server.control_port,
         "flower": FLOWER,
     }
-    connection = {
-        "address": control_address(registry),
-        "root-certificates": f"{config_folder(NAME)}/ca.crt",
+    ca_file = f"{config_folder(NAME)}/ca.crt"
+    connections = {
+        name: {"address": control_address(registry, host), "root-certificates": ca_file}
+        for name, host in (("fleet", LOOPBACK), ("compose", CONTROL))
     }
-    flower = {"superlink": {"default": "fleet", "fleet": connection}}
+    flower = {"superlink": {"default": "fleet", **connections}}
     link, executor = superlink_command(registry), executor_command(registry)
     readme = fill(
         "server.md",
@@ -97,6 +103,7 @@ def server_kit(
         names=", ".join(registry.server.names),
         port=str(registry.server.fleet_port),
         control=control_address(registry),
+        inside=control_address(registry, CONTROL),
         config=config_folder(NAME),
         state=state_folder(NAME),
     )
@@ -108,7 +115,7 @@ def server_kit(
         EXECUTOR: unit(
             f"AugFlower runs of {registry.name}", NAME, executor, variables, after=SUPERLINK
         ),
-        "compose.yaml": _compose(registry, link, executor, variables),
+        "compose.yaml": _compose(registry, variables),
         "README.md": readme,
     }
     configuration = ["ca.crt", "server.crt", "server.key", "executor.secret"]
@@ -129,41 +136,40 @@ def server_kit(
     }
 
 
-def _compose(
-    registry: Registry, link: list[str], executor: list[str], variables: dict[str, str]
-) -> str:
+def _compose(registry: Registry, variables: dict[str, str]) -> str:
     port = registry.server.fleet_port
-    listens = f"import socket; socket.create_connection(('127.0.0.1', {port}), 5)"
     common = {
         "user": "${AUGFLOWER_USER:-1000:1000}",
         "environment": variables,
-        "volumes": [f".:{config_folder(NAME)}:ro", f"server-state:{state_folder(NAME)}"],
         "restart": "unless-stopped",
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
     }
+    kit = f".:{config_folder(NAME)}:ro"
+    listens = ["CMD", "python3", "/opt/augflower/healthy.py", "tcp", f"{LOOPBACK}:{port}"]
     superlink = {
         "image": "augflower-superlink",
-        "command": link,
+        "command": superlink_command(registry, CONTROL),
         **common,
+        "volumes": [kit, f"superlink-state:{state_folder(NAME)}"],
         "ports": [f"{port}:{port}"],
-        "healthcheck": {
-            "test": ["CMD", "python", "-c", listens],
-            "interval": "10s",
-            "timeout": "10s",
-        },
+        "networks": {"fleet": {}, "control": {"aliases": [CONTROL]}},
+        "healthcheck": {"test": listens, "interval": "10s", "timeout": "10s"},
     }
-    # The executor shares the SuperLink's loopback, so that nothing else can reach the Control API.
-    runs = {
+    # A network of their own, and not a shared loopback: that would be lost, for the executor, when
+    # the SuperLink's container starts again.
+    executor = {
         "image": "augflower-server",
-        "command": executor,
+        "command": executor_command(registry, CONTROL),
         **common,
-        "network_mode": "service:superlink",
+        "volumes": [kit, f"executor-state:{state_folder(NAME)}"],
+        "networks": ["control"],
         "depends_on": ["superlink"],
     }
     content = {
-        "services": {"superlink": superlink, "executor": runs},
-        "volumes": {"server-state": {}},
+        "services": {"superlink": superlink, "executor": executor},
+        "networks": {"fleet": {}, "control": {}},
+        "volumes": {"superlink-state": {}, "executor-state": {}},
     }
     # Aliases would save a few lines and cost the reader more.
     return yaml.dump(content, Dumper=_Plain, sort_keys=False)

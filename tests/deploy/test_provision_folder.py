@@ -121,9 +121,12 @@ def test_node_keys_are_what_flower_loads(made: Path):
     assert (made / "server/nodes/pi-1.pub").read_text().strip() == registered
 
 
-def test_the_certificate_names_the_server_and_loopback(made: Path):
+def test_the_certificate_names_the_server_inside_and_out(made: Path):
     names = x509.names_in((made / "server/server.crt").read_bytes())
-    assert names == ["fleet.example.org", "192.0.2.10", "localhost", "127.0.0.1", "::1"]
+    assert names == [
+        *("fleet.example.org", "192.0.2.10"),
+        *("localhost", "127.0.0.1", "::1", "control"),
+    ]
 
 
 def test_a_new_name_gets_a_new_certificate_with_the_same_key(made: Path):
