@@ -139,10 +139,16 @@ def read_run(folder: Path) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"no run folder {folder}; give the folder that a run has written")
-    return Run(folder, _read_meta(folder), _read_rounds(folder))
+    return Run(folder, read_meta(folder), _read_rounds(folder))
 
 
-def _read_meta(folder: Path) -> Meta:
+def read_meta(folder: Path) -> Meta:
+    """Read ``run.json`` in ``folder``.
+
+    Raises
+    ------
+    RunError: there is none, or it is damaged.
+    """
     path = folder / META
     try:
         return Meta.model_validate(json.loads(path.read_text(encoding="utf-8")))

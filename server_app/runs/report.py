@@ -7,10 +7,7 @@ that is still going on reloads itself; it is rebuilt after every round and repla
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
 
 from common.errors import RunError
 from common.files import write_atomic
@@ -18,6 +15,7 @@ from server_app.runs import comparison, single, words
 from server_app.runs.marks import STYLES
 from server_app.runs.record import Run, read_run
 from server_app.runs.sections import Section, Table, lines_of, thinned
+from server_app.runs.templates import environment
 
 MOST_RUNS = STYLES + 1  # one of them has the quiet style
 REFRESH = 5  # seconds between reloads of the page of a running run
@@ -56,7 +54,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     runs = [read_run(Path(folder)) for folder in folders]
     page = single_page(runs[0]) if len(runs) == 1 else comparison_page(runs)
     out = Path(out)
-    write_atomic(out, _template().render(page=page))
+    write_atomic(out, environment().get_template("report.html.j2").render(page=page))
     return out
 
 
@@ -104,19 +102,6 @@ def comparison_page(runs: Sequence[Run]) -> Page:
         refresh=REFRESH if running else None,
         note=thinned(runs),
     )
-
-
-@cache
-def _template() -> Template:
-    folder = Path(__file__).parent / "page"
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=select_autoescape(default_for_string=True, default=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2")
 
 
 def _data_and_model(run: Run) -> list[str]:

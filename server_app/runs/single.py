@@ -10,7 +10,7 @@ from server_app.runs.charts import line_chart, paired_chart, stacked_chart
 from server_app.runs.costs import phases, traffic
 from server_app.runs.marks import BASE, Band, Chart, Series
 from server_app.runs.record import Evaluation, Round, Run
-from server_app.runs.scales import PERCENT, Unit, fixed, significant
+from server_app.runs.scales import PERCENT, Unit, fixed
 from server_app.runs.sections import (
     Column,
     Line,
@@ -225,14 +225,10 @@ def _devices(run: Run) -> list[Table]:
                 *map(str, lost[node]),
                 words.duration(sum(seconds) / len(seconds)) if seconds else "–",
                 words.duration(max(seconds)) if seconds else "–",
-                _loss(parts[-1].loss) if parts else "–",
+                words.loss(parts[-1].loss) if parts else "–",
             ]
         )
     return [Table(columns, rows, fold=f"Node by node ({len(nodes)})")] if nodes else []
-
-
-def _loss(value: float) -> str:
-    return fixed(value, 3) if abs(value) < 1000 else significant(value)
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

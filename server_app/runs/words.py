@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from server_app.runs import scores
 from server_app.runs.record import Run
-from server_app.runs.scales import NBSP, PERCENT, POINTS, Unit, byte_unit, fixed
+from server_app.runs.scales import NBSP, PERCENT, POINTS, Unit, byte_unit, fixed, significant
 from server_app.runs.scores import Score
 
 _CLEAR = 2.0  # standard errors beyond which a difference is called one
@@ -180,6 +180,11 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}{NBSP}min {rest:02d}{NBSP}s"
     return f"{minutes // 60}{NBSP}h {minutes % 60:02d}{NBSP}min"
+
+
+def loss(value: float) -> str:
+    """A loss in three decimals, a large one in three digits."""
+    return fixed(value, 3) if abs(value) < 1000 else significant(value)
 
 
 def metric(name: str) -> str:

@@ -1,0 +1,93 @@
+// Asks once a second for the parts of the page that have changed, and puts them in place.
+const page = document.querySelector("main");
+const link = document.querySelector(".link");
+const footer = document.querySelector("footer");
+const EVERY = 1000, EVERY_WHEN_LOST = 5000, PATIENCE = 8000;
+let version = Number(page.dataset.version);
+let skew = Date.now() / 1000 - Number(page.dataset.now);
+let heard = Date.now();
+let timer;
+
+const part = (key) => page.querySelector(`.part[data-key="${key}"]`);
+
+// What the reader has opened, scrolled to or pointed at in a part stays as it is.
+const replace = (old, html) => {
+  const fresh = document.createElement("div");
+  fresh.innerHTML = html;
+  const both = (selector, keep) => {
+    const now = fresh.querySelectorAll(selector);
+    old.querySelectorAll(selector).forEach((before, i) => now[i] && keep(before, now[i]));
+  };
+  both("details", (before, now) => (now.open = before.open));
+  const focused = [...old.querySelectorAll("summary, .plot, a")].indexOf(document.activeElement);
+  const scrolled = [...old.querySelectorAll(".scroll")].map((box) => box.scrollLeft);
+  const shown = [...old.querySelectorAll(".chart")].map((figure) => figure.shown);
+  old.replaceChildren(...fresh.childNodes);
+  old.querySelectorAll(".chart").forEach(prepareChart);
+  old.querySelectorAll(".scroll").forEach((box, i) => (box.scrollLeft = scrolled[i] ?? 0));
+  if (focused >= 0) old.querySelectorAll("summary, .plot, a")[focused]?.focus({ preventScroll: true });
+  old.querySelectorAll(".chart").forEach((figure, i) => shown[i] !== undefined && figure.show?.(shown[i]));
+};
+
+const update = (news) => {
+  if (news.server !== page.dataset.server) return location.reload();
+  skew = Date.now() / 1000 - news.now;
+  version = news.version;
+  document.title = news.title;
+  news.order.forEach((key, i) => {
+    if (!part(key)) {
+      const added = document.createElement("div");
+      added.className = "part";
+      added.dataset.key = key;
+      page.insertBefore(added, i ? part(news.order[i - 1]).nextSibling : page.querySelector(".part") ?? footer);
+    }
+    if (key in news.parts) replace(part(key), news.parts[key]);
+  });
+  for (const old of page.querySelectorAll(".part")) {
+    if (!news.order.includes(old.dataset.key)) old.remove();
+  }
+  link.className = news.ended ? "link over" : "link";
+  link.textContent = news.ended ? "over" : "live";
+};
+
+const ask = async () => {
+  clearTimeout(timer);
+  try {
+    const answer = await fetch(`parts?since=${version}`, {
+      cache: "no-store",
+      signal: AbortSignal.timeout(PATIENCE),
+    });
+    if (answer.status === 401) return location.reload();
+    if (!answer.ok) throw new Error(answer.statusText);
+    update(await answer.json());
+    heard = Date.now();
+  } catch {
+    const when = new Date(heard).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+    link.className = "link lost";
+    link.textContent = `not heard of since ${when}`;
+  }
+  // A page that nobody looks at asks nothing.
+  if (!document.hidden) timer = setTimeout(ask, link.classList.contains("lost") ? EVERY_WHEN_LOST : EVERY);
+};
+
+const duration = (seconds) => {
+  if (seconds < 60) return `${Math.max(0, Math.round(seconds))}\u00a0s`;
+  const minutes = Math.floor(seconds / 60), rest = String(Math.round(seconds) % 60).padStart(2, "0");
+  if (minutes < 60) return `${minutes}\u00a0min ${rest}\u00a0s`;
+  return `${Math.floor(minutes / 60)}\u00a0h ${String(minutes % 60).padStart(2, "0")}\u00a0min`;
+};
+
+const tick = () => {
+  const now = Date.now() / 1000 - skew;
+  for (const time of page.querySelectorAll("time[data-since]")) {
+    const text = duration(now - Number(time.dataset.since));
+    if (time.textContent !== text) time.textContent = text;
+  }
+};
+
+document.querySelectorAll(".chart").forEach(prepareChart);
+document.addEventListener("visibilitychange", () => !document.hidden && ask());
+link.hidden = false;
+setInterval(tick, 1000);
+tick();
+ask();

@@ -1,0 +1,97 @@
+"""Serves the live page from a thread of the server's process, beside the round loop."""
+
+from __future__ import annotations
+
+import atexit
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import uvicorn
+
+from server_app.status import Status
+from server_app.watch.pages import make_app
+from server_app.watch.place import Place
+
+Notice = Callable[[str], None]
+_START, _STOP = 5.0, 3.0  # seconds
+_MOST_CONNECTIONS = 64
+
+
+class LivePage:
+    """The page of one status; stays until it is closed or the process ends.
+
+    Attributes
+    ----------
+    url: where it is; empty where it could not be served.
+    """
+
+    def __init__(self, status: Status, runs: Path, place: Place, notice: Notice) -> None:
+        """Serve the page; where that cannot be done ``notice`` says why, and the run goes on.
+
+        Parameters
+        ----------
+        runs: folder that holds the runs' folders.
+        """
+        self.url = ""
+        self._server: uvicorn.Server | None = None
+        try:
+            listening = _listen(place)
+        except OSError as error:
+            notice(
+                f"no live page, the run goes on: {place.host}:{place.port} cannot be used "
+                f"({error.strerror or error}); set AUGFLOWER_WATCH to a free port"
+            )
+            return
+        host, port = listening.getsockname()[:2]
+        config = uvicorn.Config(
+            make_app(status, runs, place),
+            http="h11", ws="none", loop="asyncio", lifespan="off", interface="asgi3",
+            log_config=None, access_log=False, server_header=False, proxy_headers=False,
+            limit_concurrency=_MOST_CONNECTIONS, timeout_graceful_shutdown=1,
+        )  # fmt: skip
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([listening],), name="live page", daemon=True
+        )
+        self._thread.start()
+        end = time.monotonic() + _START
+        while not self._server.started and self._thread.is_alive() and time.monotonic() < end:
+            time.sleep(0.005)
+        shown = f"[{host}]" if ":" in host else host
+        self.url = f"http://{shown}:{port}/"
+        token = ", which asks for the token" if place.token else ""
+        notice(f"watch the run at {self.url}{token}")
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """Stop serving; a second time does nothing."""
+        if self._server is None:
+            return
+        self._server.should_exit = True
+        self._thread.join(_STOP)
+        self._server = None
+        atexit.unregister(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _listen(place: Place) -> socket.socket:
+    """A listening socket, of IPv6 where the host is."""
+    family, _, _, _, address = socket.getaddrinfo(
+        place.host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    return socket.create_server(address[:2], family=family)
