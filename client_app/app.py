@@ -27,7 +27,18 @@ def _answer(message: Message, context: Context, contract: Any, handler: Handler)
     settings = read_run_config(context.run_config, other_sections(context.run_config))
     down = unpack(contract.Down, message.content)
     device = open_device(context, settings)
-    return Message(pack(handler(down, device)), reply_to=message)
+    rules = settings.evaluation
+    trains = message.metadata.message_type.startswith("train")
+    judgement: evaluation.Up | None = None
+    if trains and rules.sources and settings.evaluates(down.round):
+        buffers = getattr(down, "buffers", device.initial_buffers)
+        judgement = evaluate(
+            evaluation.Down(down.model, buffers, rules.alpha, rules.steps, rules.statistics), device
+        )
+    record = pack(handler(down, device))
+    if judgement is not None:
+        evaluation.attach(record, judgement)
+    return Message(record, reply_to=message)
 
 
 def _enrol(down: enrolment.Down, device: Device) -> enrolment.Up:
@@ -76,6 +87,7 @@ def _evaluate(message: Message, context: Context) -> Message:
 @app.query("enrol")
 def _query(message: Message, context: Context) -> Message:
     def introduce(down: enrolment.Down, device: Device) -> enrolment.Up:
+        device.memory.belong(down.token)
         _prepare(str(context.run_config.get("method", "")), device)
         return _enrol(down, device)
 

@@ -3,6 +3,10 @@
 With a state folder the memory is durable: one atomic file a method, in a folder a run, so that a
 device that loses power continues where it was. Without one it lives in Flower's context and lasts
 as long as the SuperNode.
+
+A server that was killed in a round plays that round again, and a reply that was lost is asked for
+again. What a device keeps to itself must then be what it was before that round, so ``write`` with
+a round keeps the version before it as well, and ``read`` can ask for it.
 """
 
 from __future__ import annotations
@@ -21,6 +25,11 @@ from common.tensors import Tensors
 
 log = logging.getLogger(__name__)
 
+Kept = tuple[dict[str, Tensors], dict[str, Any]]
+_TOKEN = "run"
+_BEFORE = "{}-before"
+_ROUND = "memory-round"
+
 
 class Memory:
     """Named tensors and notes, read and written whole."""
@@ -29,8 +38,54 @@ class Memory:
         self._context = context
         self._folder = folder
 
-    def read(self, name: str) -> tuple[dict[str, Tensors], dict[str, Any]] | None:
-        """What was written last under ``name``; nothing if it was never written or is damaged."""
+    def belong(self, token: str) -> None:
+        """Forget what another run of the same name has left; ``token`` names the run."""
+        if self._folder is None:
+            return  # Flower's context belongs to one run
+        mark = self._folder / _TOKEN
+        if mark.exists() and mark.read_text(encoding="utf-8") == token:
+            return
+        for path in self._folder.glob("*.safetensors"):
+            path.unlink()
+        write_atomic(mark, token)
+
+    def read(self, name: str, before: int | None = None) -> Kept | None:
+        """What was written last under ``name``; nothing if it was never written or is damaged.
+
+        Parameters
+        ----------
+        before: the newest that was written in an earlier round than this one, if there is one.
+        """
+        newest = self._parse(name)
+        if before is None or newest is None or newest[1].pop(_ROUND) < before:
+            return newest
+        older = self._parse(_BEFORE.format(name))
+        if older is not None:
+            del older[1][_ROUND]
+        return older
+
+    def write(
+        self,
+        name: str,
+        groups: Mapping[str, Tensors],
+        notes: Mapping[str, Any],
+        round: int | None = None,
+    ) -> None:
+        """Replace what is kept under ``name``.
+
+        Parameters
+        ----------
+        round: with it, the version of an earlier round stays readable.
+        """
+        if round is not None:
+            newest = self._read_bytes(name)
+            kept = self._parse(name)
+            if newest is not None and kept is not None and kept[1][_ROUND] < round:
+                self._write_bytes(_BEFORE.format(name), newest)
+            notes = {**notes, _ROUND: round}
+        self._write_bytes(name, dump(groups, notes))
+
+    def _parse(self, name: str) -> Kept | None:
         content = self._read_bytes(name)
         if content is None:
             return None
@@ -39,14 +94,6 @@ class Memory:
         except ModelError as error:
             log.warning("%s; the device starts without it", error)
             return None
-
-    def write(self, name: str, groups: Mapping[str, Tensors], notes: Mapping[str, Any]) -> None:
-        """Replace what is kept under ``name``."""
-        content = dump(groups, notes)
-        if self._folder:
-            write_atomic(self._path(name), content)
-        else:
-            self._context.state[f"memory.{name}"] = ConfigRecord({"content": content})
 
     def _path(self, name: str) -> Path:
         assert self._folder is not None
@@ -59,3 +106,9 @@ class Memory:
         record = self._context.state.config_records.get(f"memory.{name}")
         content = record["content"] if record else None
         return content if isinstance(content, bytes) else None
+
+    def _write_bytes(self, name: str, content: bytes) -> None:
+        if self._folder:
+            write_atomic(self._path(name), content)
+        else:
+            self._context.state[f"memory.{name}"] = ConfigRecord({"content": content})

@@ -18,6 +18,9 @@ from common.errors import SettingsError
 Model = TypeVar("Model", bound=BaseModel)
 Partition = Literal["cyclic-pairs", "random-pairs", "pathological", "dirichlet", "iid"]
 
+LATE_ROUNDS = 10
+"""Deadlines after which a late node that has not answered is asked again."""
+
 
 class Settings(BaseModel):
     """Base of all settings: immutable, unknown keys refused, hyphens in public names."""
@@ -79,10 +82,23 @@ class EvaluationSettings(Settings):
     statistics: Literal["support", "query", "running"] = Field(
         "support", description="Whose BatchNorm statistics judge an adapted model."
     )
+    sources: bool = Field(
+        False, description="Sources judge the model that they receive, in the same message."
+    )
 
 
 class RoundSettings(Settings):
-    """Who takes part in a round, and how long it may last."""
+    """Who takes part in a round, and how long it may last.
+
+    A reply counts if it is there when its turn comes, or comes before the deadline. After that its
+    node is late: it is not asked again before it has answered, or ``LATE_ROUNDS`` deadlines have
+    passed, and what it then sends is dropped. The method treats that node as absent, and a device's
+    memory tells which of its replies counted. A node that is slow thus costs the run one deadline
+    for each answer that it finishes, and stops nothing.
+
+    A node that fails or is lost on the way is asked once more in the same round, if it is there
+    again within ``patience``.
+    """
 
     nodes: int = Field(1, ge=1, description="Nodes that must be there before the run starts.")
     wait: float = Field(300, gt=0, description="Longest wait for them, seconds.")
@@ -90,6 +106,9 @@ class RoundSettings(Settings):
     deadline: float = Field(600, gt=0, description="Longest wait for replies, seconds.")
     quorum: float = Field(
         0.5, gt=0, le=1, description="Share of the asked nodes without which a round is void."
+    )
+    patience: float = Field(
+        30, ge=0, description="Wait for a node lost in a round, seconds; 0: it is not asked again."
     )
 
 
@@ -108,6 +127,11 @@ class RunSettings(Settings):
     data: DataSettings = DataSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     round: RoundSettings = RoundSettings()
+
+    def evaluates(self, round: int) -> bool:
+        """Whether the model is judged in this round."""
+        every = self.evaluation.every
+        return round == self.rounds or bool(every and round % every == 0)
 
 
 def read_run_config(config: Mapping[str, Any], sections: Iterable[str]) -> RunSettings:

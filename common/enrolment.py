@@ -8,6 +8,7 @@ class Down:
     """A request to introduce oneself."""
 
     run: str  # name of the run, for the node's log
+    token: str  # of this run; what an earlier run of that name left on the device is not its own
     parameters: int  # size d of the model that the server will send
 
 

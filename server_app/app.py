@@ -22,15 +22,19 @@ from common.modelfile import Card
 from common.models import FlatModel, build
 from server_app.knowledge import KnowledgeSettings, open_knowledge
 from server_app.method import Knowledge, Method, MethodSettings, Setup
-from server_app.nodes import Nodes, Plan
+from server_app.nodes import Plan
 from server_app.public import PublicData, describe
 from server_app.rounds import Rounds
 from server_app.runs.folder import RunFolder
 from server_app.settings import ServerSettings, read_server_settings
+from server_app.status import Status
 
 app = ServerApp()
 
 Notice = Callable[[str], None]
+
+FOLDER_LINE = "the run is in "
+"""Begins the last line of a run's output; the folder's path follows."""
 
 
 @app.main()
@@ -39,22 +43,33 @@ def main(grid: Grid, context: Context) -> None:
     if threading.current_thread() is threading.main_thread():  # a simulation uses another
         signal.signal(signal.SIGTERM, _stop)
     shorten_backoff()
-    run(grid, context.run_config, read_server_settings(), lambda text: print(text, flush=True))
+    folder = run(
+        grid, context.run_config, read_server_settings(), lambda text: print(text, flush=True)
+    )
+    print(f"{FOLDER_LINE}{folder.absolute()}", flush=True)
 
 
-def run(grid: Grid, config: Mapping[str, Any], server: ServerSettings, notice: Notice) -> Path:
+def run(
+    grid: Grid,
+    config: Mapping[str, Any],
+    server: ServerSettings,
+    notice: Notice,
+    status: Status | None = None,
+) -> Path:
     """Run one method to its end; returns the folder of the run.
 
     Parameters
     ----------
     config: Flower's flat run config.
     notice: receives one line a round, and what else an operator should see.
+    status: is told what the run is doing, for those who watch it.
 
     Raises
     ------
     AugFlowerError: settings, data or models do not fit, or the fleet is gone. What was reached
         is kept in the run's folder.
     """
+    status = status or Status()
     settings, options, transfer = read_settings(config)
     public = describe(settings)
     client_model = FlatModel(
@@ -84,24 +99,24 @@ def run(grid: Grid, config: Mapping[str, Any], server: ServerSettings, notice: N
         _same_settings(folder, config)
     else:
         folder = RunFolder.create(server.runs, settings.run_name, meta)
-    plan = Plan(folder.path.name, len(initial), public.classes, public.digest)
+    status.begin(folder.meta, settings.rounds)
+    plan = Plan(folder.path.name, folder.meta["token"], len(initial), public.classes, public.digest)
     rounds = Rounds(
-        grid, settings, method, contract(settings.method), knowledge,
-        Nodes(grid, plan, notice), folder, _card(settings, options, public, folder), notice,
+        grid, settings, method, contract(settings.method), knowledge, plan, folder,
+        _card(settings, options, public, folder), notice, status,
     )  # fmt: skip
     try:
-        start = _resume(folder, rounds) if settings.resume else 0
-        rounds.start(start)
+        start = _resume(folder, rounds, status) if settings.resume else 0
+        rounds.run(start)
     except KeyboardInterrupt:
-        folder.finish("stopped")
+        rounds.end("stopped")
         notice(f"stopped; go on with: augflower resume {folder.path}")
         raise
     except BaseException as error:
-        folder.update(error=str(error))
-        folder.finish("failed")
+        rounds.end("failed", error=str(error))
         raise
     else:
-        folder.finish("finished")
+        rounds.end("finished")
     finally:
         rounds.report()
     return folder.path
@@ -160,22 +175,34 @@ def _card(
     )
 
 
+FREE = frozenset(
+    {"resume", "rounds", "run-name", "keep-checkpoints"}
+    | {f"round.{name}" for name in ("nodes", "wait", "deadline", "patience")}
+)
+"""Settings that may differ when a run goes on: none has a part in the result of a round."""
+
+
 def _same_settings(folder: RunFolder, config: Mapping[str, Any]) -> None:
-    """A run goes on with the settings it began with; only its length may change."""
+    """A run goes on with the settings it began with, but for those in ``FREE``."""
     old = dict(folder.meta["settings"])
-    free = {"resume", "rounds", "run-name"}
-    for key in sorted(old.keys() | config.keys()):
-        if key not in free and old.get(key) != config.get(key):
+    for key in sorted((old.keys() | config.keys()) - FREE):
+        if old.get(key) != config.get(key):
             raise RunError(
                 f"run {folder.path.name!r} began with {key}={old.get(key)!r}, not "
                 f"{config.get(key)!r}; a run can be resumed only with its own settings"
             )
-    folder.update(status="running", ended=None, settings={**old, "rounds": config["rounds"]})
+    new = {key: config[key] for key in FREE - {"resume", "run-name"} if key in config}
+    folder.update(status="running", ended=None, error=None, settings=old | new)
 
 
-def _resume(folder: RunFolder, rounds: Rounds) -> int:
-    round, groups, notes = folder.load_checkpoint()
-    folder.cut_record(round)
+def _resume(folder: RunFolder, rounds: Rounds, status: Status) -> int:
+    """Take up the newest checkpoint; returns the round to begin with."""
+    if (kept := folder.load_checkpoint()) is None:
+        folder.mend_record(0, {})
+        return 0
+    round, groups, notes = kept
+    for line in folder.mend_record(round, notes["line"]):
+        status.close(line)
     folder.update(resumed_from=f"round {round}")
     rounds.load_state(groups, notes)
     return round + 1

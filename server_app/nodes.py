@@ -12,7 +12,8 @@ from flwr.serverapp import Grid
 from common import enrolment
 from common.errors import FleetError, WireError
 from common.wire import pack, unpack
-from server_app.transport.ordered import collect
+from server_app.status import Status
+from server_app.transport.ordered import pull
 
 Notice = Callable[[str], None]
 
@@ -27,12 +28,14 @@ class Plan:
     Attributes
     ----------
     run: name of the run.
+    token: of this run and no other of that name.
     parameters: size d of the model.
     classes: class names in the order of the labels; empty if the server knows none.
     digest: of the partition; empty where devices bring their own images.
     """
 
     run: str
+    token: str
     parameters: int
     classes: tuple[str, ...]
     digest: str
@@ -41,29 +44,50 @@ class Plan:
 class Nodes:
     """The nodes of one run.
 
+    A node's *seat* is what the run knows it by: the first client that it plays, where a data set is
+    dealt, and Flower's node id, which its key decides, where devices bring their own images. A node
+    that comes back under another id thus takes its seat again, and a run's result does not depend
+    on Flower's random ids.
+
     Attributes
     ----------
     enrolled: node id -> what it told about itself.
-    online: ids of the nodes that were there at the last look.
+    online: node id -> when it last came online, in the SuperLink's words, at the last look.
     """
 
-    def __init__(self, grid: Grid, plan: Plan, notice: Notice) -> None:
+    def __init__(
+        self, grid: Grid, plan: Plan, notice: Notice, status: Status, patience: float
+    ) -> None:
         self._grid = grid
         self._plan = plan
         self._notice = notice
+        self._status = status
+        self._patience = patience
         self._refused: dict[int, float] = {}
+        self._asked: dict[int, tuple[str, float]] = {}
         self.enrolled: dict[int, enrolment.Up] = {}
-        self.online: set[int] = set()
+        self.online: dict[int, str] = {}
 
     @property
     def sources(self) -> list[int]:
-        """Enrolled nodes that train and are online, in order."""
+        """Seats that train and are online, in order."""
         return self._with_role("source")
 
     @property
     def targets(self) -> list[int]:
-        """Enrolled nodes that only adapt and are online, in order."""
+        """Seats that only adapt and are online, in order."""
         return self._with_role("target")
+
+    def seat(self, node: int) -> int:
+        """The seat of an enrolled node."""
+        return self.enrolled[node].clients[0] if self._plan.digest else node
+
+    def at(self, seat: int) -> int | None:
+        """The node in a seat; None if it is not online."""
+        for node in self.enrolled.keys() & self.online.keys():
+            if self.seat(node) == seat:
+                return node
+        return None
 
     def wait_for(self, count: int, seconds: float) -> None:
         """Wait until ``count`` nodes have introduced themselves.
@@ -74,8 +98,8 @@ class Nodes:
         """
         end, last = time.monotonic() + seconds, -1
         while True:
-            self.discover(max(1.0, end - time.monotonic()))
-            present = len(self.enrolled.keys() & self.online)
+            self.discover()
+            present = len(self.enrolled.keys() & self.online.keys())
             if present >= count:
                 return
             if present != last:
@@ -86,31 +110,39 @@ class Nodes:
                     f"only {present} of {count} nodes were ready after {seconds:.0f} s; start the "
                     "others, look at their logs, or lower round.nodes"
                 )
-            time.sleep(0.5)
+            time.sleep(0.1)
 
-    def discover(self, seconds: float) -> list[int]:
-        """Let new nodes introduce themselves; returns those that did."""
-        self.online = set(self._grid.get_node_ids())
+    def discover(self) -> None:
+        """Ask new nodes to introduce themselves, and take in those that have; waits for nobody."""
+        self._look()
         now = time.monotonic()
         new = sorted(
             node
-            for node in self.online - self.enrolled.keys()
+            for node in self.online.keys() - self.enrolled.keys() - self._asked.keys()
             if now - self._refused.get(node, -RETRY_AFTER) >= RETRY_AFTER
         )
-        if not new:
-            return []
-        down = enrolment.Down(self._plan.run, self._plan.parameters)
-        messages = [Message(pack(down), node, "query.enrol", ttl=seconds) for node in new]
-        ids = list(self._grid.push_messages(messages))
-        joined = []
-        for node, reply in collect(self._grid, list(zip(new, ids, strict=True)), now + seconds):
-            problem = self._enrol(node, reply)
-            if problem:
+        if new:
+            down = enrolment.Down(self._plan.run, self._plan.token, self._plan.parameters)
+            messages = [Message(pack(down), n, "query.enrol", ttl=self._patience) for n in new]
+            for node, message_id in zip(new, self._grid.push_messages(messages), strict=True):
+                self._asked[node] = (message_id, now + self._patience)
+        for node, (message_id, until) in list(self._asked.items()):
+            reply = pull(self._grid, message_id)
+            if reply is None and now < until and node in self.online:
+                continue
+            del self._asked[node]
+            if problem := self._enrol(node, reply):
                 self._refused[node] = time.monotonic()
                 self._notice(f"node {node} cannot take part: {problem}")
-            else:
-                joined.append(node)
-        return joined
+
+    def _look(self) -> None:
+        before = self.online
+        self.online = {n.node_id: n.last_activated_at for n in self._grid.get_nodes()}
+        for node in self.enrolled:
+            if node in before and node not in self.online:
+                self._status.node(node, "gone", reason="it is no longer connected")
+            elif node not in before and node in self.online:
+                self._status.node(node, "online", seen=True)
 
     def _enrol(self, node: int, reply: Message | None) -> str:
         if reply is None:
@@ -122,20 +154,26 @@ class Nodes:
         except WireError as error:
             return str(error)
         plan = self._plan
-        if up.role not in ("source", "target") or up.support < 1 or up.query < 1:
-            return f"it is a {up.role!r} with {up.support} support and {up.query} query images"
+        if up.role not in ("source", "target") or not up.clients:
+            return f"it is a {up.role!r} of clients {up.clients}"
+        if up.support < 1 or up.query < 1:
+            return f"it has {up.support} support and {up.query} query images"
         if plan.classes and tuple(up.classes) != plan.classes:
             return f"its classes are {', '.join(up.classes)}; the run's {', '.join(plan.classes)}"
         if plan.digest and up.plan != plan.digest:
             return "it deals the images otherwise: its data set or release differs"
-        played = set(up.clients)
-        for other, earlier in self.enrolled.items():
-            if plan.digest and other in self.online and played & set(earlier.clients):
-                return f"node {other} plays clients {sorted(played & set(earlier.clients))} already"
+        for other in list(self.enrolled) if plan.digest else []:
+            shared = sorted(set(up.clients) & set(self.enrolled[other].clients))
+            if shared and other in self.online:
+                return f"node {other} plays clients {shared} already"
+            if shared:
+                del self.enrolled[other]  # this node has come in its place
+                self._status.node(other, "gone", reason=f"node {node} has taken its place")
         self.enrolled[node] = up
+        clients = ",".join(map(str, up.clients))
+        self._status.node(node, "online", role=up.role, clients=clients, seen=True)
         return ""
 
     def _with_role(self, role: str) -> list[int]:
-        return sorted(
-            n for n in self.online if n in self.enrolled and self.enrolled[n].role == role
-        )
+        present = self.enrolled.keys() & self.online.keys()
+        return sorted(self.seat(node) for node in present if self.enrolled[node].role == role)

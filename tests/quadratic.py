@@ -15,26 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from client_app.memory import Memory
 from common.tensors import Tensors
 
 
-class DictMemory:
-    """A device's memory in a dictionary."""
+class DictMemory(Memory):
+    """A device's memory in a dictionary, name -> content of the file."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, Any] = {}
+        self.kept: dict[str, bytes] = {}
 
-    def read(self, name: str) -> Any:
+    def _read_bytes(self, name: str) -> bytes | None:
         return self.kept.get(name)
 
-    def write(self, name: str, groups: Any, notes: Any) -> None:
-        self.kept[name] = (
-            {
-                k: Tensors(t.specs, {d: v.copy() for d, v in t.vectors.items()})
-                for k, t in groups.items()
-            },
-            dict(notes),
-        )
+    def _write_bytes(self, name: str, content: bytes) -> None:
+        self.kept[name] = content
 
 
 class QuadraticDevice:

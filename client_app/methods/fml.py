@@ -25,7 +25,7 @@ from common.models import FlatModel, build
 def train(down: Down, device: Device) -> Up:
     """``epochs`` of SGD on both models, side by side."""
     images, labels = device.images
-    shared, own = device.model, _own_model(device, images, down.seed)
+    shared, own = device.model, _own_model(device, images, down)
     theta = torch.tensor(down.model.vector)
     shared.load_buffers(down.buffers)
     shared.module.train()
@@ -57,7 +57,7 @@ def train(down: Down, device: Device) -> Up:
             batch_size=down.batch_size, seed=down.seed,
         )  # fmt: skip
     own.load(vector[len(theta) :])
-    _keep(device, own)
+    _keep(device, own, down.round)
     change = vector[: len(theta)].sub_(theta).numpy()
     return Up(
         round=down.round,
@@ -69,14 +69,15 @@ def train(down: Down, device: Device) -> Up:
     )
 
 
-def _own_model(device: Device, images: Tensor, seed: int) -> FlatModel:
-    """The device's own model as it was left, or a new one."""
+def _own_model(device: Device, images: Tensor, down: Down) -> FlatModel:
+    """The device's own model as it was before this round, or a new one."""
     _, channels, _, size = images.shape
     module = build(
-        device.own_model, classes=len(device.classes), channels=channels, image_size=size, seed=seed
-    )
+        device.own_model, classes=len(device.classes), channels=channels, image_size=size,
+        seed=down.seed,
+    )  # fmt: skip
     own = FlatModel(module)
-    memory = device.memory.read("fml")
+    memory = device.memory.read("fml", before=down.round)
     if memory is not None and memory[0]["own"].specs == own.parameters.specs:
         groups, _ = memory
         own.load(torch.tensor(groups["own"].vector))
@@ -84,6 +85,6 @@ def _own_model(device: Device, images: Tensor, seed: int) -> FlatModel:
     return own
 
 
-def _keep(device: Device, own: FlatModel) -> None:
-    notes = {"architecture": device.own_model}
-    device.memory.write("fml", {"own": own.parameters, "buffers": own.buffers}, notes)
+def _keep(device: Device, own: FlatModel, round: int) -> None:
+    groups = {"own": own.parameters, "buffers": own.buffers}
+    device.memory.write("fml", groups, {"architecture": device.own_model}, round)

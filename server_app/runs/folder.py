@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import platform
 import re
+import secrets
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -21,6 +23,7 @@ from common.tensors import Tensors
 from server_app.runs.nested import flatten, unflatten
 
 META = "run.json"
+_LOCK = ".lock"
 RECORD = "metrics.jsonl"
 _CHECKPOINT = re.compile(r"round-(\d{6})\.safetensors")
 
@@ -37,6 +40,16 @@ class RunFolder:
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
         self.path = path
         self.meta = meta
+        # Held until the process ends, however it ends: two must never write the same run.
+        self._lock = (path / _LOCK).open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise RunError(
+                f"run {path.name!r} in {path.parent} is still being written by another process; "
+                "wait for it to end, or stop it"
+            ) from None
 
     @classmethod
     def create(cls, root: Path, name: str, meta: Mapping[str, Any]) -> RunFolder:
@@ -47,15 +60,15 @@ class RunFolder:
         RunError: a run of that name exists.
         """
         path = root / (name or time.strftime("%Y%m%d-%H%M%S"))
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(item.name != _LOCK for item in path.iterdir()):
             raise RunError(
                 f"run {path.name!r} exists in {root}: choose another run-name, or set resume=true "
                 "to go on with it"
-            ) from None
+            )
         run = cls(path, {"run": path.name, "status": "running", "started": _now(), **meta})
         run.meta |= {"ended": None, "versions": _versions(), "machine": _machine()}
+        run.meta |= {"token": secrets.token_hex(8)}
         run.meta.setdefault("resumed_from", None)
         write_json(path / META, run.meta)
         (path / RECORD).touch()
@@ -79,9 +92,10 @@ class RunFolder:
         self.meta |= changes
         write_json(self.path / META, self.meta)
 
-    def finish(self, status: str) -> None:
-        """Note how the run ended: finished, failed or stopped."""
-        self.update(status=status, ended=_now())
+    def finish(self, status: str, **notes: Any) -> None:
+        """Note how the run ended, finished, failed or stopped, and let go of its folder."""
+        self.update(status=status, ended=_now(), **notes)
+        self._lock.close()
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add one line to the record; it is on disk when this returns."""
@@ -91,39 +105,55 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
 
-    def cut_record(self, round: int) -> None:
-        """Drop lines after ``round``: they were written after the checkpoint that is resumed."""
+    def mend_record(self, round: int, line: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Make the record end with ``round``, whose line is ``line``; returns all lines.
+
+        A crash tears the last line, or comes between a checkpoint and its line.
+        """
         kept = []
-        for line in (self.path / RECORD).read_text(encoding="utf-8").splitlines():
+        for text in (self.path / RECORD).read_text(encoding="utf-8").splitlines():
             try:
-                if json.loads(line)["round"] <= round:
-                    kept.append(line + "\n")
+                kept += [old] if (old := json.loads(text))["round"] < round else []
             except (ValueError, KeyError):
-                continue  # the torn last line of a crash
-        write_atomic(self.path / RECORD, "".join(kept))
+                continue
+        kept += [_finite(line)] if line else []
+        lines = [json.dumps(old, ensure_ascii=False) + "\n" for old in kept]
+        write_atomic(self.path / RECORD, "".join(lines))
+        return kept
 
     def save_checkpoint(
-        self, round: int, groups: Mapping[str, Tensors], notes: Mapping[str, Any], keep: int
+        self,
+        round: int,
+        groups: Mapping[str, Tensors],
+        notes: Mapping[str, Any],
+        line: Mapping[str, Any],
+        keep: int,
     ) -> None:
-        """Write the checkpoint of a round, then drop all but the newest ``keep`` (0 keeps all)."""
-        plain, arrays = flatten(notes)
+        """Write the checkpoint of a round, then drop all but the newest ``keep`` (0 keeps all).
+
+        Parameters
+        ----------
+        line: of the record, about this round.
+        """
+        plain, arrays = flatten({**notes, "line": _finite(line)})
         stored = {**groups, "notes": Tensors.pack(arrays)}
         folder = self.path / "checkpoints"
         write_atomic(folder / f"round-{round:06}.safetensors", dump(stored, plain))
         for old in self._checkpoints()[:-keep] if keep else []:
             old.unlink()
 
-    def load_checkpoint(self) -> tuple[int, dict[str, Tensors], dict[str, Any]]:
-        """The newest checkpoint: round, tensors and notes.
+    def load_checkpoint(self) -> tuple[int, dict[str, Tensors], dict[str, Any]] | None:
+        """The newest checkpoint: round, tensors and notes, with the ``line`` of that round.
+
+        Returns nothing if the run ended before its first.
 
         Raises
         ------
-        RunError: there is none.
         ModelError: it is damaged.
         """
         paths = self._checkpoints()
         if not paths:
-            raise RunError(f"run {self.path.name!r} has no checkpoint; start it anew")
+            return None
         groups, plain = parse(paths[-1].read_bytes(), str(paths[-1]))
         arrays = groups.pop("notes").unpack()
         match = _CHECKPOINT.fullmatch(paths[-1].name)

@@ -38,7 +38,7 @@ def meta_gradients(devices: list[QuadraticDevice], theta: np.ndarray) -> np.ndar
 
 
 def dual(device: QuadraticDevice) -> np.ndarray:
-    return device.memory.kept["augfl"][0]["sent"].vector
+    return device.memory.read("augfl")[0]["sent"].vector
 
 
 def test_dual_is_the_weighted_meta_gradient_and_the_step_is_extrapolated():

@@ -1,0 +1,198 @@
+"""Messages to many nodes and their replies: in order, with a deadline, and nobody waits twice.
+
+The rule for slow and lost nodes is stated in ``common.config.RoundSettings``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from common.config import LATE_ROUNDS, RoundSettings
+from common.wire import pack, size
+from server_app.nodes import Nodes
+from server_app.status import Status
+from server_app.transport.ordered import await_reply, pull
+
+LOOK = 2.0
+"""Seconds between two looks at who is online while a reply is awaited."""
+
+
+class Answer(NamedTuple):
+    """What came of asking one seat.
+
+    Attributes
+    ----------
+    node: the node that was asked last; it may have been another than at first.
+    message_id: of the message that it was asked with.
+    reply: without an error; None if there is none.
+    reason: why there is none.
+    """
+
+    seat: int
+    node: int
+    message_id: str
+    reply: Message | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Sent:
+    node: int
+    message_id: str
+    activated: str  # a node that comes online again has lost what it was working on
+
+
+@dataclass(frozen=True)
+class _Late:
+    sent: _Sent
+    until: float
+    what: str
+
+
+class Exchange:
+    """Asks nodes and collects their replies; remembers who is still at work on what.
+
+    Attributes
+    ----------
+    bytes_down: array bytes sent since the last ``ask``.
+    """
+
+    def __init__(self, grid: Grid, nodes: Nodes, rules: RoundSettings, status: Status) -> None:
+        self._grid = grid
+        self._nodes = nodes
+        self._rules = rules
+        self._status = status
+        self._late: dict[int, _Late] = {}
+        self._sent: dict[int, _Sent] = {}
+        self.bytes_down = 0
+
+    def free(self, seats: Sequence[int]) -> tuple[list[int], list[dict[str, str]]]:
+        """The seats that are not at work on an old message, and entries on those that are."""
+        for node, late in list(self._late.items()):
+            if (
+                pull(self._grid, late.sent.message_id) is not None  # dropped
+                or self._restarted(late.sent)
+                or time.monotonic() > late.until
+            ):
+                del self._late[node]
+                if node in self._nodes.online:
+                    self._status.node(node, "online", seen=True)
+        free, entries = [], []
+        for seat in seats:
+            node = self._nodes.at(seat)
+            if node is not None and node in self._late:
+                reason = f"not asked: it is late with {self._late[node].what}"
+                entries.append({"node": str(node), "reason": reason})
+            else:
+                free.append(seat)
+        return free, entries
+
+    def ask(
+        self, round: int, kind: str, seats: Sequence[int], letter: Callable[[int], Any]
+    ) -> Iterator[Answer]:
+        """Send every seat its letter at once; then give the answers one by one, in this order.
+
+        Parameters
+        ----------
+        kind: Flower's message type, such as ``train.augfl``.
+        letter: seat -> the contract to send; asked again if the letter must be sent again.
+        """
+        self.bytes_down = 0
+        self._sent = {}
+        self._post(round, kind, seats, letter)
+        deadline = time.monotonic() + self._rules.deadline
+        return self._answers(round, kind, seats, letter, deadline)
+
+    def _answers(
+        self,
+        round: int,
+        kind: str,
+        seats: Sequence[int],
+        letter: Callable[[int], Any],
+        deadline: float,
+    ) -> Iterator[Answer]:
+        for seat in seats:
+            answer = self._answer(round, kind, seat, deadline)
+            if answer.reason and self._there_again(seat, answer.node, deadline):
+                self._post(round, kind, [seat], letter)
+                answer = self._answer(round, kind, seat, deadline)
+            yield answer
+
+    def _post(
+        self, round: int, kind: str, seats: Sequence[int], letter: Callable[[int], Any]
+    ) -> None:
+        shared: dict[int, ArrayRecord] = {}
+        nodes = {seat: node for seat in seats if (node := self._nodes.at(seat)) is not None}
+        contents: list[RecordDict] = [pack(letter(seat), shared) for seat in nodes]
+        # Longer than the deadline: a reply expires with its message, and replies wait their turn.
+        limit = LATE_ROUNDS * self._rules.deadline
+        messages = [
+            Message(content, node, kind, ttl=limit, group_id=str(round))
+            for node, content in zip(nodes.values(), contents, strict=True)
+        ]
+        self.bytes_down += sum(map(size, contents))
+        ids = list(self._grid.push_messages(messages)) if messages else []
+        for (seat, node), message_id in zip(nodes.items(), ids, strict=True):
+            self._sent[seat] = _Sent(node, message_id, self._nodes.online[node])
+            self._status.node(node, "training")
+
+    def _answer(self, round: int, kind: str, seat: int, deadline: float) -> Answer:
+        sent = self._sent[seat]
+        watch = _Watch(lambda: self._restarted(sent))
+        reply = await_reply(self._grid, sent.message_id, deadline, watch)
+        if reply is not None and not reply.has_error():
+            self._status.node(sent.node, "online", seen=True)
+            return Answer(seat, sent.node, sent.message_id, reply, "")
+        if reply is not None or watch.found:
+            reason = reply.error.reason or "" if reply else "the node was restarted"
+            self._nodes.discover()
+            if sent.node in self._nodes.online:
+                self._status.node(sent.node, "online", reason=reason[:300], seen=True)
+            return Answer(
+                seat, sent.node, sent.message_id, None, reason[:300] or "its ClientApp failed"
+            )
+        what = f"{kind.partition('.')[0]} of round {round}"
+        until = time.monotonic() + (LATE_ROUNDS - 1) * self._rules.deadline
+        self._late[sent.node] = _Late(sent, until, what)
+        reason = f"no reply within {self._rules.deadline:g} s"
+        self._status.node(sent.node, "late", reason=f"{what}: {reason}")
+        return Answer(seat, sent.node, sent.message_id, None, reason)
+
+    def _there_again(self, seat: int, node: int, deadline: float) -> bool:
+        """Whether a seat that failed, but is not late, is taken again soon enough."""
+        patience = self._rules.patience
+        if not patience or node in self._late:
+            return False
+        end = min(deadline, time.monotonic() + patience)
+        while True:
+            if self._nodes.at(seat) is not None:
+                return time.monotonic() < deadline
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.5)
+            self._nodes.discover()
+
+    def _restarted(self, sent: _Sent) -> bool:
+        self._nodes.discover()
+        return self._nodes.online.get(sent.node, sent.activated) != sent.activated
+
+
+class _Watch:
+    """Asks a question now and then, and remembers when the answer was yes."""
+
+    def __init__(self, question: Callable[[], bool]) -> None:
+        self._question = question
+        self._next = time.monotonic() + LOOK
+        self.found = False
+
+    def __call__(self) -> bool:
+        if not self.found and time.monotonic() >= self._next:
+            self._next = time.monotonic() + LOOK
+            self.found = self._question()
+        return self.found

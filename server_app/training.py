@@ -1,0 +1,213 @@
+"""One round of training: choose, send, collect, admit, update."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from flwr.app import Message
+
+from common import evaluation
+from common.config import RunSettings
+from common.errors import FleetError, RunError, WireError
+from common.wire import size
+from server_app.admission import Gate, Rejected
+from server_app.exchange import Answer, Exchange
+from server_app.judging import combine, entries
+from server_app.method import Method
+from server_app.nodes import Nodes
+from server_app.seeds import seed_for
+from server_app.status import Status
+from server_app.stopwatch import Stopwatch
+
+Notice = Callable[[str], None]
+
+MAX_VOID = 5
+"""Void rounds in a row after which a run gives up."""
+
+
+class Training:
+    """The part of a round in which devices train.
+
+    Attributes
+    ----------
+    enrolled: seat -> number of examples of each source that the method knows.
+    void: rounds in a row without enough replies.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        method: Method,
+        contract: ModuleType,
+        nodes: Nodes,
+        exchange: Exchange,
+        gate: Gate,
+        status: Status,
+        notice: Notice,
+    ) -> None:
+        self._settings = settings
+        self._method = method
+        self._contract = contract
+        self._nodes = nodes
+        self._exchange = exchange
+        self._gate = gate
+        self._status = status
+        self._notice = notice
+        self.enrolled: dict[int, int] = {}
+        self.void = 0
+
+    def enrol(self, seat: int, examples: int) -> None:
+        """Tell the method of a source."""
+        self._method.enrol(seat, examples)
+        self.enrolled[seat] = examples
+
+    def run(self, round: int, watch: Stopwatch) -> dict[str, Any]:
+        """Train once; gives the round's line for the record.
+
+        Raises
+        ------
+        FleetError: no source was there for long.
+        RunError: too many rounds in a row were void.
+        """
+        with watch.phase("waiting"):
+            asked, missing = self._participants(round)
+        with watch.phase("broadcast"):
+            begun = time.time()
+            answers = self._exchange.ask(
+                round,
+                f"train.{self._settings.method}",
+                asked,
+                lambda seat: self._method.broadcast(round, seat),
+            )
+        rejected: list[dict[str, str]] = []
+        clients: list[dict[str, Any]] = []
+        judged: list[dict[str, Any]] = []
+        bytes_up = 0
+        for _ in asked:
+            with watch.phase("train"):
+                answer = next(answers)
+            if answer.reply is None:
+                missing.append({"node": str(answer.node), "reason": answer.reason})
+                continue
+            bytes_up += size(answer.reply.content)
+            with watch.phase("absorb"):
+                try:
+                    entry = self._absorb(round, answer, begun, judged)
+                except Rejected as refusal:
+                    node, reason = answer.node, f"{refusal.field}: {refusal.reason}"
+                    self._status.node(node, "rejected", reason=reason)
+                    rejected.append(
+                        {"node": str(node), "field": refusal.field, "reason": refusal.reason}
+                    )
+                else:
+                    clients.append(entry)
+        with watch.phase("update"):
+            metrics = self._update(round, len(asked), len(clients))
+        line = {
+            "bytes_down": self._exchange.bytes_down,
+            "bytes_up": bytes_up,
+            "asked": len(asked),
+            "replies": len(clients),
+            "missing": missing,
+            "rejected": rejected,
+            "clients": clients,
+            "train": {"loss": metrics.pop("loss")} if "loss" in metrics else {},
+            "method": metrics,
+        }
+        return line | ({"evaluation_sources": combine(judged)} if judged else {})
+
+    def _participants(self, round: int) -> tuple[list[int], list[dict[str, str]]]:
+        """The seats of this round, a share drawn anew each time; and who could not be asked."""
+        rules = self._settings.round
+        end = time.monotonic() + rules.wait
+        told = False
+        while True:
+            self._nodes.discover()
+            for seat in self._nodes.sources:
+                if seat not in self.enrolled:
+                    self.enrol(seat, self._examples(seat))
+            free, late = self._exchange.free(self._nodes.sources)
+            able = [seat for seat in free if not self._excluded(seat, round)]
+            if able:
+                count = max(1, round_up(rules.fraction * len(able)))
+                chosen = random.Random(seed_for(self._settings.seed, "sample", round))
+                return sorted(chosen.sample(able, count)), late
+            if time.monotonic() > end:
+                raise FleetError(
+                    f"round {round}: no source node was there for {rules.wait:.0f} s; the last "
+                    "checkpoint is kept, resume the run when nodes are back"
+                )
+            if not told:
+                self._notice(f"round {round}: waiting for a source node")
+                told = True
+            time.sleep(0.5)
+
+    def _excluded(self, seat: int, round: int) -> bool:
+        node = self._nodes.at(seat)
+        if node is None or not self._gate.excluded(node, round):
+            return False
+        self._status.node(node, "rejected", reason="set aside after several bad replies")
+        return True
+
+    def _absorb(
+        self, round: int, answer: Answer, begun: float, judged: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Admit a reply and let the method have it; its entry for the record."""
+        reply, node = answer.reply, answer.node
+        assert reply is not None
+        enrolled = self._nodes.enrolled[node]
+        try:
+            own = evaluation.detach(reply.content)
+            own_entries = entries(node, own, enrolled.clients) if own else []
+        except WireError as error:
+            raise Rejected("evaluation", str(error)) from None
+        up = self._admit(round, answer.seat, node, reply)
+        self._method.absorb(answer.seat, up)
+        judged += own_entries
+        return {
+            "node": str(node),
+            "client": ",".join(map(str, enrolled.clients)),
+            "seconds": max(0.0, reply.metadata.created_at - begun),
+            "examples": up.examples,
+            "loss": up.loss,
+        }
+
+    def _admit(self, round: int, seat: int, node: int, reply: Message) -> Any:
+        expected = {
+            "round": round,
+            "examples": self.enrolled[seat],
+            "increment": self._method.model.specs,
+            "change": self._method.model.specs,
+            "buffers": self._method.buffers.specs,
+        }
+        return self._gate.admit(node, round, reply, self._contract.Up, expected)
+
+    def _update(self, round: int, asked: int, replies: int) -> dict[str, float]:
+        self._gate.end_round()
+        if replies >= max(1, self._settings.round.quorum * asked):
+            self.void = 0
+            return self._method.step(round)
+        self._method.discard()
+        self.void += 1
+        self._notice(f"round {round}: void, {replies} of {asked} replies are under the quorum")
+        if self.void >= MAX_VOID:
+            raise RunError(
+                f"{MAX_VOID} rounds in a row had fewer replies than round.quorum="
+                f"{self._settings.round.quorum:g}; the last checkpoint is kept"
+            )
+        return {}
+
+    def _examples(self, seat: int) -> int:
+        node = self._nodes.at(seat)
+        assert node is not None
+        return self._nodes.enrolled[node].support + self._nodes.enrolled[node].query
+
+
+def round_up(value: float) -> int:
+    """Ceiling that forgives rounding: 0.3 * 10 is 3."""
+    return math.ceil(value - 1e-9)
