@@ -1,6 +1,6 @@
 """Exit with 0 if a process of the fleet is well: the health check of the images.
 
-    python3 healthy.py tcp|http|grpc ADDRESS
+python3 healthy.py tcp|http|grpc ADDRESS
 """
 
 from __future__ import annotations
