@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -71,15 +74,30 @@ def pretrain(
 
 
 @app.command()
-def simulate(settings: Settings = None) -> None:
+def simulate(
+    settings: Settings = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Serve a live page, also after the run's end.")
+    ] = False,
+) -> None:
     """Run in this process: the same code and messages as a fleet, without a network."""
     from deploy.run_config import parse_assignments
     from deploy.simulate import simulate as run_simulation
     from server_app.settings import read_server_settings
+    from server_app.watch.place import Place
+    from server_app.watch.watch import Watch
 
     overrides = parse_assignments(settings or [])
-    folder = run_simulation(overrides, read_server_settings(), console.print)
-    console.print(f"report: {folder / 'report.html'}")
+    server = read_server_settings()
+    if watch and server.watch is None:
+        server = replace(server, watch=Place("127.0.0.1", 8080))
+    with Watch(server, console.print) as watching:
+        folder = run_simulation(overrides, server, console.print, status=watching.status)
+        console.print(f"report: {folder / 'report.html'}")
+        if watch and watching.url:
+            console.print(f"{watching.url} stays until Ctrl-C")
+            with contextlib.suppress(KeyboardInterrupt):
+                threading.Event().wait()
 
 
 @app.command()
@@ -125,18 +143,17 @@ def resume(
     from common.files import read_json
     from deploy.simulate import simulate as run_simulation
     from server_app.runs.folder import META
-    from server_app.settings import ServerSettings, read_server_settings
+    from server_app.settings import read_server_settings
+    from server_app.watch.watch import Watch
 
     if not (run / META).is_file():
         raise RunError(f"{run} is not the folder of a run")
     config = dict(read_json(run / META)["settings"])
     config |= {"resume": True, "run-name": run.absolute().name}
     config |= {"rounds": rounds} if rounds else {}
-    server = read_server_settings()
-    server = ServerSettings(
-        server.private_model, server.server_data, run.absolute().parent, server.cache
-    )
-    run_simulation(config, server, console.print)
+    server = replace(read_server_settings(), runs=run.absolute().parent)
+    with Watch(server, console.print) as watching:
+        run_simulation(config, server, console.print, status=watching.status)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from common.config import DataSettings
 from deploy.run_config import default_config
 from server_app.app import read_settings, run
 from server_app.settings import ServerSettings
+from server_app.status import Status
 from server_app.transport.in_process import InProcessGrid, Interference
 
 
@@ -21,6 +22,7 @@ def simulate(
     *,
     grid: InProcessGrid | None = None,
     interfere: Interference | None = None,
+    status: Status | None = None,
 ) -> Path:
     """Run with the defaults and ``overrides``; returns the folder of the run.
 
@@ -28,6 +30,7 @@ def simulate(
     ----------
     overrides: public settings by dotted name.
     grid: nodes of an earlier run, which keep their memory; new ones are made without it.
+    status: is told what the run is doing.
     """
     config = default_config() | dict(overrides)
     settings = read_settings(config)[0]
@@ -35,7 +38,7 @@ def simulate(
     config["round.nodes"] = len(nodes)
     if grid is None:
         grid = InProcessGrid(client_app, nodes, config, interfere=interfere)
-    return run(grid, config, server, notice)
+    return run(grid, config, server, notice, status)
 
 
 def node_configs(data: DataSettings, target_nodes: int = 1) -> list[dict[str, Any]]:

@@ -174,7 +174,7 @@ def duration(seconds: float) -> str:
     """Seconds as people say them."""
     if seconds < 1:
         return Unit("ms", 1e-3, 0).text(seconds)
-    if seconds < 60:
+    if seconds < 59.5:
         return Unit("s", 1, 1 if seconds < 10 else 0).text(seconds)
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

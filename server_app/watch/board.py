@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from common.errors import RunError
-from server_app.runs import costs, sections, single, words
+from server_app.runs import costs, sections, single
 from server_app.runs.record import Meta, Round, Run, read_meta
 from server_app.runs.templates import environment
 from server_app.status import ENDS, Status
@@ -64,7 +64,7 @@ class Board:
         self._charts: dict[str, Markup] = {}
         self._templates = environment(FOLDER)
         self._macros: Any = self._templates.get_template(
-            "live_parts.html.j2", globals={"duration": words.duration}
+            "live_parts.html.j2", globals={"elapsed": view.elapsed}
         ).module
         self._sections: Any = self._templates.get_template("parts.html.j2").module
         self.folder: Path | None = None
@@ -97,13 +97,13 @@ class Board:
             run = self._run(seen)
             head = view.head_of(seen, run)
             title = head.title
-            html = {
-                "head": self._macros.head(head, now),
-                "nodes": self._macros.nodes(view.nodes_of(seen), now),
-            }
+            charts = self._draw_charts(run)
+            html = {"head": self._macros.head(head, now)}
+            html |= {key: charts[key] for key in ("accuracy",) if key in charts}
+            html["nodes"] = self._macros.nodes(view.nodes_of(seen), now)
             if lost := view.losses_of(seen):
                 html["replies"] = self._macros.losses(lost, view.MOST_LOSSES)
-            html |= self._draw_charts(run)
+            html |= charts
         old = before.parts if before else {}
         parts = {
             key: old[key] if key in old and old[key].html == text else Part(text, version)

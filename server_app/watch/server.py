@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import socket
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import uvicorn
 
@@ -66,7 +63,6 @@ class LivePage:
         self.url = f"http://{shown}:{port}/"
         token = ", which asks for the token" if place.token else ""
         notice(f"watch the run at {self.url}{token}")
-        atexit.register(self.close)
 
     def close(self) -> None:
         """Stop serving; a second time does nothing."""
@@ -75,18 +71,6 @@ class LivePage:
         self._server.should_exit = True
         self._thread.join(_STOP)
         self._server = None
-        atexit.unregister(self.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _listen(place: Place) -> socket.socket:

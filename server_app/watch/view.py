@@ -10,7 +10,7 @@ from typing import Any
 
 from server_app.runs import scores, words
 from server_app.runs.record import Run
-from server_app.runs.scales import PERCENT
+from server_app.runs.scales import NBSP, PERCENT
 from server_app.status import ENDS, STATES
 
 STEPS = {
@@ -21,12 +21,12 @@ STEPS = {
     "checkpoint": "save",
 }
 _DOING = {
-    "waiting": "Waiting for nodes",
-    "broadcast": "Sending the model to the nodes",
-    "train": "The nodes train",
-    "update": "The server updates the model",
-    "evaluate": "Clients judge the model",
-    "checkpoint": "Writing the checkpoint",
+    "waiting": "The server waits until enough nodes have introduced themselves.",
+    "broadcast": "The model goes out to the nodes.",
+    "train": "The nodes train.",
+    "update": "The server updates the model.",
+    "evaluate": "Clients judge the model.",
+    "checkpoint": "The server saves the checkpoint.",
 }
 _TROUBLED = frozenset({"late", "rejected", "gone"})
 MOST_NODES = 40  # nodes that are shown at once; the others are folded away
@@ -107,7 +107,7 @@ def head_of(seen: dict[str, Any], run: Run) -> Head:
         since=None if ended else seen["since"],
         rest="" if ended else _rest(run, rounds - done),
         progress=None if ended or not rounds else 100 * min(done / rounds, 1.0),
-        steps=[] if ended else _steps(seen["phase"]),
+        steps=[] if ended or seen["phase"] == "waiting" else _steps(seen["phase"]),
         facts=_facts(seen, run),
     )
 
@@ -154,6 +154,14 @@ def ranges(clients: str) -> str:
     return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in runs)
 
 
+def elapsed(seconds: float) -> str:
+    """Whole seconds that have passed, as the page's script goes on counting them."""
+    minutes, rest = divmod(max(0, math.floor(seconds)), 60)
+    if minutes < 60:
+        return f"{minutes}{NBSP}min {rest:02d}{NBSP}s" if minutes else f"{rest}{NBSP}s"
+    return f"{minutes // 60}{NBSP}h {minutes % 60:02d}{NBSP}min"
+
+
 def _steps(phase: str) -> list[tuple[str, str]]:
     order = list(STEPS)
     at = order.index(phase) if phase in STEPS else -1
@@ -175,12 +183,11 @@ def _facts(seen: dict[str, Any], run: Run) -> list[tuple[str, str, str]]:
     facts, totals = [], seen["totals"]
     final = scores.last(run)
     if final is not None and math.isfinite(final.after):
-        when = f"round {final.round}" if final.round else "untrained"
         if words.adapts(run):
-            before = f"{PERCENT.text(final.before)} before, {when}"
+            before = f"{PERCENT.text(final.before)} before it"
             facts.append(("After adaptation", PERCENT.text(final.after), before))
         else:
-            facts.append(("Accuracy", PERCENT.text(final.after), when))
+            facts.append(("Accuracy", PERCENT.text(final.after), f"round {final.round}"))
     trained = [(r.round, r.train["loss"]) for r in run.rounds if "loss" in r.train]
     if trained:
         facts.append(("Training loss", words.loss(trained[-1][1]), f"round {trained[-1][0]}"))

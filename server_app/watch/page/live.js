@@ -70,17 +70,18 @@ const ask = async () => {
   if (!document.hidden) timer = setTimeout(ask, link.classList.contains("lost") ? EVERY_WHEN_LOST : EVERY);
 };
 
-const duration = (seconds) => {
-  if (seconds < 60) return `${Math.max(0, Math.round(seconds))}\u00a0s`;
-  const minutes = Math.floor(seconds / 60), rest = String(Math.round(seconds) % 60).padStart(2, "0");
-  if (minutes < 60) return `${minutes}\u00a0min ${rest}\u00a0s`;
-  return `${Math.floor(minutes / 60)}\u00a0h ${String(minutes % 60).padStart(2, "0")}\u00a0min`;
+const two = (number) => String(number).padStart(2, "0");
+const elapsed = (amount) => {
+  const seconds = Math.max(0, Math.floor(amount));
+  const minutes = Math.floor(seconds / 60), hours = Math.floor(minutes / 60);
+  if (hours) return `${hours}\u00a0h ${two(minutes % 60)}\u00a0min`;
+  return minutes ? `${minutes}\u00a0min ${two(seconds % 60)}\u00a0s` : `${seconds}\u00a0s`;
 };
 
 const tick = () => {
   const now = Date.now() / 1000 - skew;
   for (const time of page.querySelectorAll("time[data-since]")) {
-    const text = duration(now - Number(time.dataset.since));
+    const text = elapsed(now - Number(time.dataset.since));
     if (time.textContent !== text) time.textContent = text;
   }
 };
