@@ -30,6 +30,7 @@ def simulate(
     ----------
     overrides: public settings by dotted name.
     grid: nodes of an earlier run, which keep their memory; new ones are made without it.
+    interfere: lets tests lose or change replies.
     status: is told what the run is doing.
     """
     config = default_config() | dict(overrides)
