@@ -265,8 +265,8 @@ def test_sources_judge_the_model_that_they_receive(tmp_path: Path):
     grid = InProcessGrid(app, node_configs(DATA), {})
     device = open_device(grid.contexts[FIRST_NODE], settings)
     down = evaluation.Down(received["model"], received["buffers"], 0.05, 1, "support")
-    (right,), (images,) = (lambda up: (up.correct_after, up.examples))(evaluate(down, device))
-    assert found["clients"][0]["accuracy_after"] == right / images
+    up = evaluate(down, device)
+    assert found["clients"][0]["accuracy_after"] == up.correct_after[0] / up.examples[0]
 
 
 def test_a_wrong_judgement_is_rejected_and_the_round_goes_on(tmp_path: Path):
