@@ -118,6 +118,9 @@ class RunSettings(Settings):
     method: str = Field("augfl", description="One of the methods.")
     rounds: int = Field(30, ge=0, le=1_000_000, description="Rounds of training.")
     model: str = Field("cnn-tiny", description="Architecture of the clients' model.")
+    pretrained_weights: str = Field(
+        "", description="Its start: a tag of torchvision's weights or a file on the server."
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="Of initialisation, sampling and batches.")
     run_name: str = Field(
         "", pattern=r"^[\w.-]*$", description="Folder of the run; empty takes the time."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from common.backoff import shorten_backoff
 from common.config import RunSettings, other_sections, read_run_config, read_section
 from common.errors import AugFlowerError, RunError, SettingsError
 from common.modelfile import Card
-from common.models import FlatModel, build
+from server_app.initial import initial_model
 from server_app.knowledge import KnowledgeSettings, open_knowledge
 from server_app.method import Knowledge, Method, MethodSettings, Setup
 from server_app.nodes import Plan
@@ -28,6 +29,7 @@ from server_app.rounds import Rounds
 from server_app.runs.folder import RunFolder
 from server_app.settings import ServerSettings, read_server_settings
 from server_app.status import Status
+from server_app.watch.watch import Watch
 
 app = ServerApp()
 
@@ -43,10 +45,11 @@ def main(grid: Grid, context: Context) -> None:
     if threading.current_thread() is threading.main_thread():  # a simulation uses another
         signal.signal(signal.SIGTERM, _stop)
     shorten_backoff()
-    folder = run(
-        grid, context.run_config, read_server_settings(), lambda text: print(text, flush=True)
-    )
-    print(f"{FOLDER_LINE}{folder.absolute()}", flush=True)
+    server = read_server_settings()
+    watch = Watch(server, _say)
+    atexit.register(watch.close)  # the page stays as long as the process does
+    folder = run(grid, context.run_config, server, _say, watch.status)
+    _say(f"{FOLDER_LINE}{folder.absolute()}")
 
 
 def run(
@@ -72,12 +75,7 @@ def run(
     status = status or Status()
     settings, options, transfer = read_settings(config)
     public = describe(settings)
-    client_model = FlatModel(
-        build(
-            settings.model, classes=len(public.classes), channels=settings.data.channels,
-            image_size=settings.data.image_size, seed=settings.seed,
-        )
-    )  # fmt: skip
+    client_model = initial_model(settings, len(public.classes), notice)
     initial, buffers = client_model.parameters, client_model.buffers
     knowledge: Knowledge | None = None
     if options.uses_knowledge:
@@ -206,6 +204,10 @@ def _resume(folder: RunFolder, rounds: Rounds, status: Status) -> int:
     folder.update(resumed_from=f"round {round}")
     rounds.load_state(groups, notes)
     return round + 1
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _stop(signal_number: int, frame: FrameType | None) -> None:

@@ -6,6 +6,7 @@ import difflib
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from common.errors import ModelError
 from server_app.private.architectures import build_architecture
@@ -39,22 +40,35 @@ def recipe(source: str) -> tuple[tuple[str, ...], Preprocessing]:
     return _timm_classes(config), _timm_preprocessing(config)
 
 
-def _torchvision(rest: str) -> PretrainedModel:
-    name = rest.partition("/")[0]
+def torchvision_state(rest: str, otherwise: str) -> dict[str, Tensor]:
+    """The tensors of ``NAME`` or ``NAME/TAG``, from torch's cache or the network.
+
+    Parameters
+    ----------
+    otherwise: what the reader of an error can do instead of bringing the file to the cache.
+
+    Raises
+    ------
+    ModelError: unknown, or neither in the cache nor within reach; says which file to bring.
+    """
     weights = _torchvision_weights(rest)
-    file = weights.url.rpartition("/")[2]
     try:
-        state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        return dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
     # Any kind of error may come out of the network, and out of a torn file in the cache.
     except Exception as error:
         raise ModelError(
             f"the weights of torchvision:{rest} are not here and cannot be fetched ({error}). "
-            f"Bring {weights.url} to {torch.hub.get_dir()}/checkpoints/{file}, "
-            f"or give torchvision:{name}@FILE"
+            f"Bring {weights.url} to {torch.hub.get_dir()}/checkpoints/"
+            f"{weights.url.rpartition('/')[2]}, or {otherwise}"
         ) from error
+
+
+def _torchvision(rest: str) -> PretrainedModel:
+    name = rest.partition("/")[0]
+    state = torchvision_state(rest, f"give torchvision:{name}@FILE")
     classes, preprocessing = recipe(f"torchvision:{rest}")
     module = build_architecture(f"torchvision:{name}", len(classes), preprocessing)
-    load_weights(module, state, file)
+    load_weights(module, state, f"torchvision:{rest}")
     return PretrainedModel(f"torchvision:{name}", module, classes, preprocessing)
 
 
