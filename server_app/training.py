@@ -169,13 +169,15 @@ class Training:
         up = self._admit(round, answer.seat, node, reply)
         self._method.absorb(answer.seat, up)
         judged += own_entries
-        return {
+        without = getattr(up, "without", "")[:80]  # what a device had to do without, and why
+        entry = {
             "node": str(node),
             "client": ",".join(map(str, enrolled.clients)),
             "seconds": max(0.0, reply.metadata.created_at - begun),
             "examples": up.examples,
             "loss": up.loss,
         }
+        return entry | ({"without": without} if without else {})
 
     def _admit(self, round: int, seat: int, node: int, reply: Message) -> Any:
         expected = {

@@ -69,6 +69,7 @@ class Training(_Record):
     seconds: Number = math.nan
     loss: Number = math.nan
     examples: Number = math.nan
+    without: str = ""  # what the device had to do without, such as "no teacher"
 
 
 class Judged(_Record):

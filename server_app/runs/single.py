@@ -1,7 +1,7 @@
 """The sections of the page of one run."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -212,6 +212,9 @@ def _devices(run: Run) -> list[Table]:
         "Last loss",
     ]
     columns = [Column(name, i > 1) for i, name in enumerate(names)]
+    lacking = any(part.without for record in run.rounds for part in record.clients)
+    if lacking:
+        columns.append(Column("Without"))
     rows = []
     for node in nodes:
         parts = [part for _, part in answered[node]]
@@ -226,9 +229,16 @@ def _devices(run: Run) -> list[Table]:
                 words.duration(sum(seconds) / len(seconds)) if seconds else "–",
                 words.duration(max(seconds)) if seconds else "–",
                 words.loss(parts[-1].loss) if parts else "–",
+                *([some(_lacks(parts))] if lacking else []),
             ]
         )
     return [Table(columns, rows, fold=f"Node by node ({len(nodes)})")] if nodes else []
+
+
+def _lacks(parts: Sequence[Any]) -> list[str]:
+    """What a node did without, and in how many of its answers."""
+    counts = Counter(part.without for part in parts if part.without)
+    return [f"{reason} ({words.count(times, 'round')})" for reason, times in counts.items()]
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

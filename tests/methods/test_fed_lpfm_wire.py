@@ -141,6 +141,11 @@ def test_a_mixed_fleet_says_who_had_a_teacher(tmp_path: Path, small_run: Run):
         assert line["method"]["without_teacher"] == 1
         assert line["method"]["without_room_for_teacher"] == 1
         assert line["method"]["distillation_loss"] > 0
+        told = {entry["client"]: entry.get("without") for entry in line["clients"]}
+        assert told == {"0": None, "1": "no room", "2": "no teacher"}
+    (page,) = tmp_path.rglob("report.html")
+    text = page.read_text(encoding="utf-8")
+    assert f"no teacher ({len(lines) - 1} rounds)" in text.replace("\u00a0", " ")
 
 
 def test_a_teacher_changes_the_model_and_a_run_without_is_plain(tmp_path: Path, small_run: Run):
