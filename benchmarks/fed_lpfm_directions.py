@@ -14,16 +14,17 @@ import random
 from collections.abc import Callable
 
 from benchmarks.fed_lpfm_runs import (
-    PARTITIONS,
     Options,
     cell,
+    closing,
     options,
     print_table,
     run,
     table,
     teacher,
 )
-from benchmarks.machine import footer
+
+PARTITIONS = ("1 class", "2 classes", "Dirichlet 0.1", "Dirichlet 1.0")
 
 Choice = Callable[[Options, int], Callable[[int], str]]
 """Seed -> client -> its teachers file."""
@@ -70,7 +71,7 @@ def main() -> None:
     for backbone in ("resnet", "vit"):
         known = [teacher(asked, backbone, seed)[1] for seed in asked.seeds]  # type: ignore[arg-type]
         print(f"\n{backbone} alone, zero-shot: {100 * sum(known) / len(known):.1f} %")
-    print("\n" + footer("python -m benchmarks.fed_lpfm_directions"))
+    print("\n" + closing(asked))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """AugFL's updates and distillation in one fleet: what may the server do with both?
 
-    python -m benchmarks.fed_lpfm_mixed [--seeds 3] [--rounds 60]
+    python -m benchmarks.fed_lpfm_mixed [--seeds 0 1 2] [--rounds 30]
 
 Ten clients with two classes each on Fashion-MNIST. AugFL seeks a model that is good *after* one
 step on two classes; Fed-LPFM seeks one that is good as it is, on all ten. Judged are both: the
@@ -22,8 +22,7 @@ import torch
 import torch.nn.functional as F
 from flwr.app import Context, RecordDict
 
-from benchmarks.fed_lpfm_runs import Options, options, print_table, table, teacher
-from benchmarks.machine import footer
+from benchmarks.fed_lpfm_runs import TAUGHT, Options, closing, options, print_table, table, teacher
 from client_app.adapt import adapt, judge
 from client_app.device import Batch, Device
 from client_app.distillation import kl, mixture
@@ -77,14 +76,17 @@ class World:
     def __init__(self, asked: Options, seed: int) -> None:
         settings = DataSettings.model_validate(
             {
-                "name": "fashion-mnist", "image-size": 28, "sources": SOURCES, "targets": TARGETS,
+                "name": "fashion-mnist", "image-size": asked.image_size,
+                "sources": SOURCES, "targets": TARGETS,
                 "samples-min": 40, "samples-max": 60, "server-images": 2000,
-                "pretrain-images": 3000, "seed": seed,
+                "pretrain-images": TAUGHT, "seed": seed,
             }
         )  # fmt: skip
-        self.images: LabelledImages = load("fashion-mnist", image_size=28, channels=1)
+        self.images: LabelledImages = load("fashion-mnist", image_size=asked.image_size, channels=1)
         self.plan: Plan = plan(self.images.labels, settings)
-        self.model = FlatModel(build("cnn-small", classes=10, channels=1, image_size=28, seed=seed))
+        size = asked.image_size
+        model = build("cnn-small", classes=10, channels=1, image_size=size, seed=seed)
+        self.model = FlatModel(model)
         self.start = self.model.parameters
         self.seed = seed
         self.targets = [client_data(self.images, self.plan.clients[n]) for n in self.plan.targets]
@@ -201,7 +203,7 @@ ROWS: dict[str, tuple[Callable[[World, int, int], np.ndarray], int]] = {
 
 def main() -> None:
     """Print the table."""
-    asked = options(str(__doc__), rounds=60)
+    asked = options(str(__doc__), rounds=30)
     worlds = [World(asked, seed) for seed in asked.seeds]
     rows = {}
     for name, (play, taught) in ROWS.items():
@@ -210,7 +212,7 @@ def main() -> None:
         cells = zip(pairs.mean(0), spread, strict=True)
         rows[name] = [f"{mean:.1f} ± {std:.1f}" for mean, std in cells]
     print_table(["fleet", "as it is, balanced", "after one step, two classes"], rows)
-    print("\n" + footer("python -m benchmarks.fed_lpfm_mixed"))
+    print("\n" + closing(asked))
 
 
 if __name__ == "__main__":
