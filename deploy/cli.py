@@ -6,15 +6,17 @@ import contextlib
 import json
 import os
 import sys
+import tempfile
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from common.errors import AugFlowerError, RunError
+from common.errors import AugFlowerError, RunError, SettingsError
 from deploy.doctor.commands import doctor
 from deploy.provision import commands as provision
 
@@ -134,13 +136,43 @@ def adapt(
     console.print(f"wrote {done.path}")
 
 
+SuperLink = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Its Control API, as --host and --port.")
+]
+Certificates = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Of the authority of the fleet.")
+]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Plaintext, on this machine only.")]
+
+
+@app.command()
+def run(
+    settings: Settings = None,
+    name: Annotated[str, typer.Option(help="Folder of the run; empty takes the time.")] = "",
+    superlink: SuperLink = "127.0.0.1:8000",
+    root_certificates: Certificates = None,
+    insecure: Insecure = False,
+) -> None:
+    """Run on a fleet that is up; goes on by itself if the server's process is killed."""
+    from deploy.run_config import parse_assignments
+
+    config = parse_assignments(settings or [])
+    config["run-name"] = name or config.get("run-name") or time.strftime("%Y%m%d-%H%M%S")
+    _run_on_fleet(config, superlink or "", root_certificates, insecure)
+
+
 @app.command()
 def resume(
-    run: Annotated[Path, typer.Argument(help="Folder of a run that was simulated here.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     rounds: Annotated[int | None, typer.Option(min=1, help="A new last round.")] = None,
+    settings: Settings = None,
+    superlink: SuperLink = None,
+    root_certificates: Certificates = None,
+    insecure: Insecure = False,
 ) -> None:
-    """Go on with an interrupted simulation from its last checkpoint."""
+    """Go on from a run's last checkpoint: here, or with --superlink on a fleet that is up."""
     from common.files import read_json
+    from deploy.run_config import parse_assignments
     from deploy.simulate import simulate as run_simulation
     from server_app.runs.folder import META
     from server_app.settings import read_server_settings
@@ -148,12 +180,35 @@ def resume(
 
     if not (run / META).is_file():
         raise RunError(f"{run} is not the folder of a run")
-    config = dict(read_json(run / META)["settings"])
+    config = dict(read_json(run / META)["settings"]) | parse_assignments(settings or [])
     config |= {"resume": True, "run-name": run.absolute().name}
     config |= {"rounds": rounds} if rounds else {}
+    if superlink:
+        _run_on_fleet(config, superlink, root_certificates, insecure)
+        return
     server = replace(read_server_settings(), runs=run.absolute().parent)
     with Watch(server, console.print) as watching:
         run_simulation(config, server, console.print, status=watching.status)
+
+
+def _run_on_fleet(
+    config: dict[str, Any], superlink: str, certificates: Path | None, insecure: bool
+) -> None:
+    from deploy.bundle import app_folder
+    from deploy.control import Control
+    from deploy.environment import flower_environment
+    from deploy.run_config import default_config
+    from deploy.submit import run_on_fleet
+    from server_app.app import read_settings
+
+    if insecure == (certificates is not None):
+        raise SettingsError("give either --root-certificates FILE or --insecure")
+    read_settings(default_config() | config)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        with Control(superlink, home, flower_environment(home), certificates) as control:
+            found = run_on_fleet(control, app_folder(home / "app"), config, print)
+    print(found)
 
 
 @app.command()
@@ -191,6 +246,17 @@ def node(context: typer.Context) -> None:
     from deploy.node import main as run_node
 
     run_node(context.args)
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def train_teacher(context: typer.Context) -> None:
+    """Train a small CLIP model, a device's teacher where no public weights can be had."""
+    from deploy.train_teacher import app as command
+
+    command(context.args, prog_name="augflower train-teacher")
 
 
 @app.command()

@@ -1,17 +1,18 @@
-"""Runs of a SuperLink: submit, look at, stop."""
+"""Runs of a SuperLink: submit, look at, follow, stop."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from common.errors import FleetError
+from common.errors import FleetError, SettingsError
 from common.files import write_atomic
+from deploy.provision.loopback import require_loopback
 
 if TYPE_CHECKING:
     from flwr.supercore.control import ControlHttpClient
@@ -43,9 +44,15 @@ class RunStatus:
 
 
 class Control:
-    """The control API of a SuperLink on loopback, where it has no authentication and stays."""
+    """The control API of a SuperLink, which has no authentication and stays near its server."""
 
-    def __init__(self, address: str, home: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        address: str,
+        home: Path,
+        environment: Mapping[str, str],
+        root_certificates: Path | None = None,
+    ) -> None:
         """Prepare.
 
         Parameters
@@ -53,8 +60,19 @@ class Control:
         address: ``host:port`` of the SuperLink's control API.
         home: folder for Flower's connection file.
         environment: for Flower's command line.
+        root_certificates: PEM file of the authority that signed the SuperLink's certificate;
+            None for plaintext, on loopback.
+
+        Raises
+        ------
+        SettingsError: plaintext to another machine, or there is no such file.
         """
+        if root_certificates is None:
+            require_loopback(address.rpartition(":")[0])
+        elif not root_certificates.is_file():
+            raise SettingsError(f"--root-certificates: there is no file {root_certificates}")
         self._address = address
+        self._certificates = root_certificates
         self._home = home
         self._environment = dict(environment) | {"FLWR_HOME": str(home)}
         self._client: ControlHttpClient | None = None
@@ -63,15 +81,17 @@ class Control:
         from flwr.supercore.control import ControlHttpClient
         from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
+        certificates = self._certificates and self._certificates.absolute()
+        trust = {"root-certificates": str(certificates)} if certificates else {"insecure": True}
         write_atomic(
             self._home / "config.toml",
-            f'[superlink]\ndefault = "{_FEDERATION}"\n\n'
-            f'[superlink.{_FEDERATION}]\naddress = "{self._address}"\ninsecure = true\n',
+            f'[superlink]\ndefault = "{_FEDERATION}"\n\n[superlink.{_FEDERATION}]\n'
+            + toml_lines({"address": self._address, **trust}),
         )
         self._client = ControlHttpClient.from_server_address(
             server_address=self._address,
-            insecure=True,
-            root_certificates=None,
+            insecure=certificates is None,
+            root_certificates=certificates.read_bytes() if certificates else None,
             interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr")],
         )
         return self
@@ -125,6 +145,31 @@ class Control:
             raise FleetError(f"the SuperLink at {self._address} has no run {run_id}")
         status = runs[run_id].status
         return RunStatus(run_id, status.status, status.sub_status, status.details)
+
+    def output(self, run_id: int, after: float) -> Iterator[tuple[str, float]]:
+        """What a run's ServerApp writes, as it comes, until the run ends.
+
+        Parameters
+        ----------
+        after: time stamp of the last part that is known already; 0 for none.
+
+        Yields
+        ------
+        A part of the output, which may end within a line, and its time stamp.
+
+        Raises
+        ------
+        FleetError: the SuperLink does not answer any more, or does not know the run.
+        """
+        import httpx
+        from flwr.proto.control_pb2 import StreamLogsRequest
+
+        request = StreamLogsRequest(run_id=run_id, after_timestamp=after)
+        try:
+            for part in self._http.StreamLogs(request):
+                yield part.log_output, part.latest_timestamp
+        except httpx.HTTPError as error:
+            raise FleetError(f"the SuperLink at {self._address} does not answer: {error}") from None
 
     def stop(self, run_id: int) -> None:
         """Stop a run; one that has finished stays as it is."""

@@ -119,6 +119,11 @@ class Fleet:
             name: int(ids[-1]) for name, ids in found.items() if ids and self._nodes[name].running
         }
 
+    @property
+    def address(self) -> str:
+        """``host:port`` of the SuperLink's control API, where runs are submitted."""
+        return self._http_address
+
     def log(self, name: str) -> Path:
         """The log of a device, of ``superlink``, or of ``superexec``, which has the ServerApp's."""
         return self.home / "logs" / f"{name}.log"

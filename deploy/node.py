@@ -23,6 +23,7 @@ from types import FrameType
 
 from common.errors import AugFlowerError, FleetError, SettingsError
 from deploy.environment import flower_environment
+from deploy.provision.loopback import require_loopback
 from deploy.sleeps import differences, quicken_supernode
 from deploy.warm import LIBRARIES, WarmExecutor, describe, detach_signals, end_process, preload
 
@@ -69,6 +70,8 @@ class NodeOptions:
             raise SettingsError("give either --root-certificates FILE or --insecure")
         if self.insecure and self.key is not None:
             raise SettingsError("--auth needs --root-certificates: keys work over TLS only")
+        if self.insecure:
+            require_loopback(self.superlink.rpartition(":")[0])
         for name, path in (("--root-certificates", self.root_certificates), ("--auth", self.key)):
             if path is not None and not path.is_file():
                 raise SettingsError(f"{name}: there is no file {path}")
@@ -81,6 +84,8 @@ def run_node(options: NodeOptions) -> None:
     ------
     FleetError: the SuperNode ended, or a library cannot be kept warm.
     """
+    if options.insecure:
+        _log.warning(require_loopback(options.superlink.rpartition(":")[0]))
     # Before anything imports flwr or torch, which read it once.
     os.environ.update(flower_environment(options.home, options.threads))
     signal.signal(signal.SIGTERM, _leave)

@@ -36,7 +36,7 @@ app = ServerApp()
 Notice = Callable[[str], None]
 
 FOLDER_LINE = "the run is in "
-"""Begins the last line of a run's output; the folder's path follows."""
+"""Begins the first notice of a run; the folder's path follows."""
 
 
 @app.main()
@@ -48,8 +48,7 @@ def main(grid: Grid, context: Context) -> None:
     server = read_server_settings()
     watch = Watch(server, _say)
     atexit.register(watch.close)  # the page stays as long as the process does
-    folder = run(grid, context.run_config, server, _say, watch.status)
-    _say(f"{FOLDER_LINE}{folder.absolute()}")
+    run(grid, context.run_config, server, _say, watch.status)
 
 
 def run(
@@ -97,6 +96,7 @@ def run(
         _same_settings(folder, config)
     else:
         folder = RunFolder.create(server.runs, settings.run_name, meta)
+    notice(f"{FOLDER_LINE}{folder.path.absolute()}")
     status.begin(folder.meta, settings.rounds)
     plan = Plan(folder.path.name, folder.meta["token"], len(initial), public.classes, public.digest)
     rounds = Rounds(
@@ -106,7 +106,7 @@ def run(
     try:
         start = _resume(folder, rounds, status) if settings.resume else 0
         rounds.run(start)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Flower leaves with the latter
         rounds.end("stopped")
         notice(f"stopped; go on with: augflower resume {folder.path}")
         raise

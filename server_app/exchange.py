@@ -85,10 +85,10 @@ class Exchange:
                     self._status.node(node, "online", seen=True)
         free, entries = [], []
         for seat in seats:
-            node = self._nodes.at(seat)
-            if node is not None and node in self._late:
-                reason = f"not asked: it is late with {self._late[node].what}"
-                entries.append({"node": str(node), "reason": reason})
+            sitting = self._nodes.at(seat)
+            if sitting is not None and sitting in self._late:
+                reason = f"not asked: it is late with {self._late[sitting].what}"
+                entries.append({"node": str(sitting), "reason": reason})
             else:
                 free.append(seat)
         return free, entries
