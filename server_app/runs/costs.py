@@ -11,6 +11,7 @@ from server_app.runs.scales import NBSP, byte_unit, time_unit
 from server_app.runs.sections import Column, Line, Section, Table, drawn
 
 _PHASES = {  # style of each phase, in the order in which a round goes through them
+    "waiting": "4",
     "broadcast": "5",
     "train": "0",
     "absorb": "2",

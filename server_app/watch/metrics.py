@@ -15,6 +15,7 @@ from server_app.status import PHASES, STATES, Status
 from server_app.watch.reader import Reader
 
 _PREFIX = "augflower_"
+_RECENT = 100  # rounds, after which a figure that is no longer recorded is forgotten
 
 
 class RunCollector(Collector):
@@ -108,7 +109,8 @@ def _counted(seen: dict[str, Any], rounds: int) -> Iterator[Metric]:
 
 
 def _figures(lines: list[dict[str, Any]]) -> Iterator[Metric]:
-    """The newest value of every figure that any round has recorded."""
+    """The newest value of every figure that the last rounds have recorded."""
+    lines = lines[-_RECENT:]
     loss = _latest(lines, "train").get("loss")
     if loss is not None:
         yield GaugeMetricFamily(
@@ -142,8 +144,11 @@ def _figures(lines: list[dict[str, Any]]) -> Iterator[Metric]:
 
 
 def _latest(lines: list[dict[str, Any]], key: str) -> dict[str, Any]:
-    """The newest entry of that name that is there and not empty."""
-    return next((line[key] for line in reversed(lines) if line.get(key)), {})
+    """The newest of each of the entries under that key."""
+    found: dict[str, Any] = {}
+    for line in lines:
+        found |= line.get(key) or {}
+    return found
 
 
 def _gauge(name: str, text: str, seen: dict[str, Any]) -> GaugeMetricFamily:

@@ -173,7 +173,8 @@ def _steps(phase: str) -> list[tuple[str, str]]:
 
 def _rest(run: Run, left: int) -> str:
     """How long the rounds that are left will take, judged by the last ones."""
-    times = [sum(scores.finite(r.seconds.values())) for r in run.rounds if r.round][-_RECENT:]
+    busy = [{k: v for k, v in r.seconds.items() if k != "waiting"} for r in run.rounds if r.round]
+    times = [sum(scores.finite(seconds.values())) for seconds in busy[-_RECENT:]]
     if not times or left <= 0:
         return ""
     return f"About {words.duration(fmean(times) * left)} to go."

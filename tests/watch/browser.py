@@ -91,14 +91,13 @@ class Browser:
             raise RuntimeError(f"{expression}: {result['exceptionDetails']}")
         return result["result"].get("value")
 
-    def wait_for(self, expression: str, seconds: float = 20.0) -> Any:
-        """The value of an expression, as soon as it is true."""
+    def wait_for(self, expression: str, seconds: float = 20.0) -> None:
+        """Wait until an expression is true."""
         end = time.monotonic() + seconds
-        while not (value := self.value(expression)):
+        while not self.value(f"!!({expression})"):
             if time.monotonic() > end:
                 raise TimeoutError(f"not true within {seconds:.0f} s: {expression}")
             time.sleep(0.05)
-        return value
 
     def screenshot(self, path: Path) -> None:
         """The whole page as a PNG file."""

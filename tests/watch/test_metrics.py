@@ -70,6 +70,17 @@ def test_a_run_in_numbers() -> None:
     assert value(found, "augflower_method_figure", figure="primal_residual") == 0.5
 
 
+def test_a_figure_that_one_round_lacks_stays() -> None:
+    status = begun()
+    close(status, 0, 1)
+    status.close({"round": 2, "method": {"restarted_duals": 2}, "train": {}, "evaluation": None})
+    found = scrape(status)
+    assert value(found, "augflower_method_figure", figure="rho") == 0.7
+    assert value(found, "augflower_method_figure", figure="restarted_duals") == 2
+    assert value(found, "augflower_training_loss") == 1
+    assert value(found, "augflower_accuracy_ratio", adaptation="after") == pytest.approx(0.6)
+
+
 def test_a_second_scrape_counts_nothing_twice() -> None:
     status = begun()
     registry = make_registry(status)

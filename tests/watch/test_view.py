@@ -1,0 +1,72 @@
+"""What the page says about a run, in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from server_app.runs.scales import NBSP
+from server_app.watch import view
+from tests.watch.made import begun, close
+
+
+@pytest.mark.parametrize(
+    ("clients", "said"),
+    [
+        ("", ""),
+        ("3", "3"),
+        ("6,7,8,9", "6–9"),
+        ("9, 1,2,5", "1–2, 5, 9"),
+        ("6-23", "6-23"),
+        ("all", "all"),
+    ],
+)
+def test_ranges_of_clients(clients: str, said: str) -> None:
+    assert view.ranges(clients) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(-3, "0 s"), (0.9, "0 s"), (59.9, "59 s"), (61, "1 min 01 s"), (7260, "2 h 01 min")],
+)
+def test_elapsed_time_counts_whole_seconds(seconds: float, said: str) -> None:
+    assert view.elapsed(seconds).replace(NBSP, " ") == said
+
+
+def test_nodes_stand_in_the_order_of_their_clients_and_targets_last() -> None:
+    status = begun()
+    status.node(9, "online", role="source", clients="10")
+    status.node(10, "online", role="source", clients="2")
+    rows = view.nodes_of(status.snapshot()).shown
+    assert [row.name for row in rows] == [
+        "Client 0", "Client 1", "Client 2", "Client 10", "Clients 2–5"
+    ]  # fmt: skip
+
+
+def test_nodes_are_counted_by_state() -> None:
+    status = begun()
+    close(status, 1, 2)
+    seen = view.nodes_of(status.snapshot())
+    assert seen.text == [f"3{NBSP}nodes: 2 online, 1 rejected."]
+    rejected = next(row for row in seen.shown if row.node == "12")
+    assert (rejected.state, rejected.rejected, rejected.replies) == ("rejected", 1, 0)
+    assert "not finite" in rejected.reason
+
+
+def test_of_many_nodes_only_those_in_trouble_stay_in_sight() -> None:
+    status = begun()
+    for number in range(20, 20 + view.MOST_NODES):
+        status.node(number, "online", clients=str(number))
+    status.node(30, "late", reason="no reply before the deadline")
+    seen = view.nodes_of(status.snapshot())
+    assert [row.node for row in seen.shown] == ["30"]
+    assert len(seen.folded) == view.MOST_NODES + 3
+
+
+def test_lost_replies_come_newest_first() -> None:
+    status = begun()
+    close(status, 2)
+    status.close({"round": 3, "missing": [{"node": "11", "reason": "no reply"}]})
+    lost = view.losses_of(status.snapshot())
+    assert [(entry.round, entry.kind, entry.field) for entry in lost] == [
+        (3, "missing", ""), (2, "rejected", "increment")
+    ]  # fmt: skip
