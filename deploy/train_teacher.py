@@ -1,6 +1,6 @@
 """Train a small CLIP model of one's own: an image tower and a text tower, on labelled images.
 
-    python -m deploy.train_teacher teachers/vit --data fashion-mnist --backbone vit
+    augflower train-teacher teachers/vit --data fashion-mnist --backbone vit
 
 It stands in for a public CLIP model where none can be downloaded, in tests and in benchmarks. It
 has seen the data set's own classes and a few hundred sentences made from their names, and nothing
@@ -38,6 +38,8 @@ from common.data.load import load
 from common.data.plan import server_parts
 from common.errors import DataError
 from common.files import write_atomic, write_json
+
+app = typer.Typer(add_completion=False)
 
 Backbone = Literal["vit", "resnet"]
 
@@ -160,6 +162,7 @@ def _accuracy(source: Source, images: LabelledImages, chosen: Indices) -> float:
     return float((answers == torch.from_numpy(images.labels[chosen])).float().mean())
 
 
+@app.command()
 def main(
     folder: Annotated[Path, typer.Argument(help="Receives the model.")],
     data: Annotated[str, typer.Option(help="Name of the data set.")] = "fashion-mnist",
@@ -182,4 +185,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

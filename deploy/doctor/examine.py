@@ -13,7 +13,7 @@ from deploy.doctor.finding import Finding, error, ok, skipped
 from deploy.doctor.identity import check_identity, check_key
 from deploy.doctor.patient import Device, Server
 from deploy.doctor.processor import check_atomics, check_torch
-from deploy.doctor.teacher import check_teacher
+from deploy.doctor.teacher import check_teachers
 from deploy.provision.places import join_address
 
 Check = Callable[[], Finding | list[Finding]]
@@ -36,7 +36,7 @@ def examine_device(device: Device) -> Iterator[Finding]:
     else:
         data = device.data
         yield from _guarded("data folder", lambda: folders.check_data_folder(data))
-    yield from _guarded("teacher", lambda: check_teacher(device.teacher, device.teacher_weights))
+    yield from _guarded("teacher", lambda: check_teachers(device.teachers))
     yield from _guarded("throttling", board.check_throttling)
     yield from _guarded("temperature", board.check_temperature)
     yield from _connection(device)

@@ -22,8 +22,7 @@ class Device:
     state: Path = Path()
     data: Path | None = None  # its own labelled images
     settings: dict[str, Any] = field(default_factory=dict)  # what its ClientApp gets
-    teacher: str = ""  # open_clip architecture
-    teacher_weights: Path | None = None
+    teachers: Path | None = None  # file of its foundation models
     parameters: int = 0  # of the client model
     flower: str = FLOWER
 
@@ -60,7 +59,7 @@ def read_kit(folder: Path) -> Device | Server:
                 flower=about["flower"],
             )
         settings = _toml(folder / "node.toml")
-        data, weights = settings.get("data-folder"), settings.get("teacher-weights")
+        data, teachers = settings.get("data-folder"), settings.get("teachers")
         return Device(
             server=about["superlink"],
             ca=folder / "ca.crt",
@@ -68,8 +67,7 @@ def read_kit(folder: Path) -> Device | Server:
             state=Path(settings.get("state-folder", state)),
             data=Path(data) if data else None,
             settings=settings,
-            teacher=settings.get("teacher", ""),
-            teacher_weights=Path(weights) if weights else None,
+            teachers=Path(teachers) if teachers else None,
             flower=about["flower"],
         )
     except KeyError as problem:

@@ -1,49 +1,69 @@
-"""The local foundation model of a device that distils: its library and its weights."""
+"""The foundation models of a device that distils: their file, their library, their weights."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from deploy.doctor.finding import Finding, error, ok, skipped
+from common.errors import ModelError, SettingsError
+from deploy.doctor.finding import Finding, error, ok, skipped, warning
 
-SMALLEST = 2**20  # weights under a mebibyte are a failed download or a pointer file
+if TYPE_CHECKING:
+    from client_app.teachers.settings import TeacherSettings
+
+CHECK = "teacher"
+SMALLEST = 2**16  # weights under 64 KiB are a failed download or a pointer file
 
 
-def check_teacher(name: str, weights: Path | None) -> Finding:
-    """Whether a configured teacher could be loaded, without loading it.
+def check_teachers(path: Path | None) -> list[Finding]:
+    """Whether the teachers of a device could be loaded, without loading or fetching them.
 
     Parameters
     ----------
-    name: architecture in open_clip; empty when the device has no teacher.
-    weights: file of its weights.
+    path: the device's teachers file; None when it has none.
     """
-    if not name:
-        return skipped("teacher", "no teacher is configured")
-    library = importlib.util.find_spec("open_clip")
-    if library is None or library.origin is None:
-        return error("teacher", "open_clip is not installed", "pip install open_clip_torch")
-    configs = Path(library.origin).parent / "model_configs"
-    known = {path.stem for path in configs.glob("*.json")}
-    if known and name.replace("/", "-") not in known:
-        return error(
-            "teacher",
-            f"open_clip has no architecture {name!r}",
-            "choose one of open_clip.list_models(), such as ViT-B-32",
-        )
-    if weights is None:
-        return error(
-            "teacher",
-            f"{name} has no weights file: the device would download it in the middle of a run",
-            "copy the weights to the device and name the file",
-        )
-    if not weights.is_file():
-        return error("teacher", f"{weights} does not exist", "copy the weights there")
+    # Imported late: they need torch, and most devices have no teacher.
+    from client_app.teachers.prompts import texts
+    from client_app.teachers.settings import read_teachers
+
+    if path is None:
+        return [skipped(CHECK, "no teacher is configured")]
+    if importlib.util.find_spec("open_clip") is None:
+        return [error(CHECK, "open_clip is not installed", "pip install 'augflower[clip]'")]
+    try:
+        settings = read_teachers(path)
+        texts("", ("one", "another"), settings.prompts)
+    except SettingsError as problem:
+        return [error(CHECK, str(problem), f"correct {path}")]
+    return [_check(teacher, settings.memory, path) for teacher in settings.teacher]
+
+
+def _check(teacher: TeacherSettings, limit: int, path: Path) -> Finding:
+    from client_app.teachers.room import MIB, NoRoom, check_room, needed
+    from client_app.teachers.source import LOCAL, describe, find_weights
+
+    try:
+        source = describe(teacher)
+        parameters, image = source.skeleton()
+        check_room(source.model, needed(parameters, image, teacher.tuning), limit * MIB)
+        if not teacher.checkpoint and not source.model.startswith(LOCAL):
+            return warning(
+                CHECK,
+                f"{source.model} {teacher.pretrained}: its weights are fetched before its first "
+                "run, if they are not here",
+                f"without a network, bring the file and name it as checkpoint in {path}",
+            )
+        weights = find_weights(source)
+    except NoRoom as problem:
+        return warning(CHECK, f"{problem}; the device trains without it", "see above")
+    except ModelError as problem:
+        return error(CHECK, str(problem), f"correct {path}")
     size = weights.stat().st_size
     if size < SMALLEST:
         return error(
-            "teacher",
+            CHECK,
             f"{weights} holds {size} bytes, too few for weights",
             "copy the file again: it is a stub or a broken download",
         )
-    return ok("teacher", f"{name}, {size / 2**20:.0f} MiB of weights")
+    return ok(CHECK, f"{source.model}, {size / MIB:.1f} MiB of weights")

@@ -116,8 +116,8 @@ def test_without_a_kit(tmp_path: Path):
 def test_wrong_calls_are_named(kits: Path, tmp_path: Path):
     with pytest.raises(SettingsError, match="--kit"):
         call()
-    with pytest.raises(SettingsError, match="--teacher does not go with the server's kit"):
-        call("--kit", kits / "server", "--teacher", "ViT-B-32")
+    with pytest.raises(SettingsError, match="--teachers does not go with the server's kit"):
+        call("--kit", kits / "server", "--teachers", "teachers.toml")
     with pytest.raises(FleetError, match=r"kit\.toml cannot be read"):
         call("--kit", tmp_path)
     (tmp_path / "kit.toml").write_text("name = 'pi'\n")

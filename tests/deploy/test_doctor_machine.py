@@ -1,6 +1,6 @@
-import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from deploy.doctor.finding import Finding, error, exit_code, ok, skipped, to_jso
 from deploy.doctor.folders import check_data_folder, check_database_folder, check_state_folder
 from deploy.doctor.resources import MIB, check_disk, check_memory, memory_needed
 from deploy.doctor.table import findings_table, summary
-from deploy.doctor.teacher import check_teacher
+from deploy.doctor.teacher import check_teachers
 from deploy.doctor.versions import check_flower, check_python
 
 
@@ -200,24 +200,45 @@ def test_an_unreadable_image_is_named(tmp_path: Path, monkeypatch):
     assert "1.PNG cannot be read" in finding.cause
 
 
-def test_a_teacher(tmp_path: Path):
-    if importlib.util.find_spec("open_clip") is None:
-        pytest.skip("open_clip is not installed")
-    weights = tmp_path / "clip.pt"
-    assert check_teacher("", None).status == "skipped"
-    assert "no architecture 'ViT-X'" in check_teacher("ViT-X", weights).cause
-    assert "in the middle of a run" in check_teacher("ViT-B-32", None).cause
-    assert "does not exist" in check_teacher("ViT-B-32", weights).cause
-    weights.write_bytes(b"version https://git-lfs.github.com/spec/v1")
-    assert "too few for weights" in check_teacher("ViT-B-32", weights).cause
-    with weights.open("wb") as file:
-        file.truncate(3 * MIB)
-    assert check_teacher("ViT-B-32", weights).status == "ok"
+def teachers_finding(tmp_path: Path, text: str) -> Finding:
+    path = tmp_path / "teachers.toml"
+    path.write_text(text, encoding="utf-8")
+    return only(check_teachers(path))
 
 
-def test_a_teacher_without_its_library(monkeypatch, tmp_path: Path):
+def test_a_teachers_file(tmp_path: Path):
+    pytest.importorskip("open_clip")
+    assert only(check_teachers(None)).status == "skipped"
+    assert "cannot be read" in only(check_teachers(tmp_path / "gone.toml")).cause
+    vit = '[[teacher]]\nmodel = "ViT-B-32"\n'
+    wrong = {
+        '[[teacher]]\nmodel = "ViT-B32"\npretrained = "openai"': "near: .*ViT-B-32",
+        vit + 'pretrained = "opena"': "no public weights 'opena'; near: openai",
+        vit: "has no weights: give checkpoint",
+        vit + 'checkpoint = "gone.pt"': "gone.pt is not a file",
+        vit + 'checkpoint = "stub.pt"': "too few for weights",
+        'prompts = ["a photo"]\n' + vit: "has no placeholder",
+        vit + 'pretraind = "openai"': "unknown setting",
+        '[[teacher]]\nmodel = "local-dir:gone"': "open_clip_config.json cannot be read",
+    }
+    (tmp_path / "stub.pt").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    for text, message in wrong.items():
+        finding = teachers_finding(tmp_path, text)
+        assert finding.status == "error"
+        assert re.search(message, finding.cause), finding.cause
+    tagged = teachers_finding(tmp_path, vit + 'pretrained = "openai"')
+    assert tagged.status == "warning"
+    assert "fetched before its first run" in tagged.cause
+    (tmp_path / "whole.pt").write_bytes(bytes(MIB))
+    assert teachers_finding(tmp_path, vit + 'checkpoint = "whole.pt"').status == "ok"
+    cramped = teachers_finding(tmp_path, "memory = 100\n" + vit + 'checkpoint = "whole.pt"')
+    assert cramped.status == "warning"
+    assert "trains without it" in cramped.cause
+
+
+def test_a_teacher_without_its_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "open_clip is not installed" in check_teacher("ViT-B-32", tmp_path).cause
+    assert "open_clip is not installed" in only(check_teachers(tmp_path)).cause
 
 
 def pi(root: Path, report: str = "") -> Path:
