@@ -15,7 +15,7 @@ from common.tensors import Tensors
 
 
 def dump(groups: Mapping[str, Tensors], notes: Mapping[str, Any]) -> bytes:
-    """Serialise groups of named tensors with JSON-able notes."""
+    """Serialise groups of named tensors with JSON-able notes; the same content, the same bytes."""
     # ascontiguousarray would turn BatchNorm's scalar counters into arrays of one.
     arrays = {
         f"{group}/{name}": np.asarray(array, order="C")
@@ -23,7 +23,14 @@ def dump(groups: Mapping[str, Tensors], notes: Mapping[str, Any]) -> bytes:
         for name, array in tensors.unpack().items()
     }
     order = {group: [spec[0] for spec in tensors.specs] for group, tensors in groups.items()}
-    return save(arrays, {"order": json.dumps(order), "notes": json.dumps(notes)})
+    content = save(arrays, {"order": json.dumps(order), "notes": json.dumps(notes)})
+    # The library writes the entries of its metadata in random order.
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def parse(content: bytes, where: str) -> tuple[dict[str, Tensors], dict[str, Any]]:

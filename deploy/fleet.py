@@ -187,18 +187,32 @@ class Fleet:
         """Stop a run; its nodes finish the message that they are working on."""
         self._control.stop(run_id)
 
-    def kill_node(self, name: str) -> None:
-        """End a device as when its power goes; ``restart_node`` brings it back."""
-        self._nodes[name].kill()
+    def kill(self, name: str) -> None:
+        """End a device, ``superlink`` or ``superexec`` as when its power goes.
 
-    def restart_node(self, name: str) -> None:
-        """Start a device again, after stopping it where it runs, and wait until it is online.
-
-        Without TLS Flower gives it a new node id; its name, settings and folder stay.
+        The executor takes the ServerApp with it; ``restart`` brings any of them back.
         """
-        stop_all([self._nodes[name]], _GRACE)
-        self._nodes[name].start()
-        self._wait_for_nodes([name])
+        self._named(name).kill()
+
+    def restart(self, name: str) -> None:
+        """Start it again, after stopping it where it runs, and wait until it is online.
+
+        Without TLS Flower gives a device a new node id; its name, settings and folder stay.
+        """
+        process = self._named(name)
+        stop_all([process], _GRACE)
+        process.start()
+        if name == "superlink":
+            self._wait_for("the SuperLink", self._superlink_ready)
+        elif name != "superexec":
+            self._wait_for_nodes([name])
+
+    def pids(self, name: str) -> list[int]:
+        """Process ids of a device, ``superlink`` or ``superexec``, and of all that it started."""
+        return self._named(name).pids()
+
+    def _named(self, name: str) -> Process:
+        return {"superlink": self._superlink, "superexec": self._superexec, **self._nodes}[name]
 
     def _process(self, name: str, command: list[str], environment: dict[str, str]) -> Process:
         return Process(name, command, environment, self.log(name))

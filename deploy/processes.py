@@ -45,6 +45,19 @@ class Process:
         """Whether it was started and has not ended."""
         return self._popen is not None and self._popen.poll() is None
 
+    def pids(self) -> list[int]:
+        """Process ids of its group, itself first; none where it does not run."""
+        if not self.running:
+            return []
+        assert self._popen is not None
+        group, found = self._popen.pid, []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                # After the name, which may hold anything: state, parent, group.
+                if int((folder / "stat").read_text().rpartition(")")[2].split()[2]) == group:
+                    found.append(int(folder.name))
+        return sorted(found, key=lambda pid: (pid != group, pid))
+
     def output(self) -> str:
         """What it has written since it was last started."""
         with self.log.open("rb") as file:

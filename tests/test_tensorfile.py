@@ -31,3 +31,12 @@ def test_a_torn_file_is_named(cut: int):
     content = dump({"model": Tensors.pack(ARRAYS)}, {})
     with pytest.raises(ModelError, match="here is damaged"):
         parse(content[:cut], "here")
+
+
+def test_the_same_content_gives_the_same_bytes():
+    groups = {"model": Tensors.pack({"ä": np.ones((2, 3), np.float32), "b": np.arange(3)})}
+    written = {dump(groups, {"note": "größer", "list": [1, 2]}) for _ in range(20)}
+    assert len(written) == 1
+    back, notes = parse(written.pop(), "here")
+    assert notes == {"note": "größer", "list": [1, 2]}
+    np.testing.assert_array_equal(back["model"].unpack()["ä"], np.ones((2, 3)))

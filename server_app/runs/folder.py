@@ -85,7 +85,10 @@ class RunFolder:
         path = root / name
         if not name or not (path / META).exists():
             raise RunError(f"there is no run {name!r} in {root} to resume")
-        return cls(path, read_json(path / META))
+        run = cls(path, read_json(path / META))
+        for torn in path.glob("*/.*"):
+            torn.unlink()  # what a crash left beside its place
+        return run
 
     def update(self, **changes: Any) -> None:
         """Change entries of ``run.json``."""

@@ -83,10 +83,10 @@ def test_a_broken_task_is_answered_at_once_and_does_not_hurt_the_next(fleet):
 
 def test_a_lost_device_comes_back_under_its_name(fleet):
     before = fleet.node_ids
-    fleet.kill_node("left")
+    fleet.kill("left")
     assert set(fleet.node_ids) == {"right"}
     fleet.check()
-    fleet.restart_node("left")
+    fleet.restart("left")
     assert fleet.node_ids["right"] == before["right"]
     assert fleet.node_ids["left"] != before["left"]
 

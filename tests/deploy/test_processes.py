@@ -65,3 +65,17 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_all_processes_of_a_group_are_listed(tmp_path):
+    program = "import os, time; pid = os.fork(); pid and print(pid, '!', flush=True); time.sleep(9)"
+    process = python("a", program, tmp_path)
+    assert process.pids() == []
+    process.start()
+    try:
+        wait_for("!", process)
+        child = int(process.output().split()[0])
+        assert process.pids()[1:] == [child]
+    finally:
+        process.kill()
+    assert process.pids() == []
