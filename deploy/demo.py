@@ -16,6 +16,7 @@ from common.config import DataSettings
 from common.errors import FleetError
 from common.files import read_json
 from deploy.fleet import Fleet, NodeSpec
+from deploy.node import free_port
 from deploy.pretrain import pretrain_model
 from deploy.simulate import node_configs
 from server_app.private.settings import PretrainSettings
@@ -63,7 +64,9 @@ def demo(rounds: int, folder: Path, console: Console) -> Path:
         NodeSpec(f"device-{number}", config)
         for number, config in enumerate(node_configs(DATA, TARGET_NODES))
     ]
+    watch = f"127.0.0.1:{free_port()}"
     server = {
+        "AUGFLOWER_WATCH": watch,
         "AUGFLOWER_PRIVATE_MODEL": str(private),
         "AUGFLOWER_RUNS": str(folder),
         "AUGFLOWER_CACHE": str(folder / "server" / "cache"),
@@ -72,6 +75,7 @@ def demo(rounds: int, folder: Path, console: Console) -> Path:
         folder / "fleet", nodes, server_environment=server,
         notice=lambda text: console.print(f"   {text}", style="dim"),
     ) as fleet:  # fmt: skip
+        console.print(f"   watch the runs at http://{watch}/", style="dim")
         for number, (name, changes) in enumerate(RUNS.items(), 3):
             console.print(f"\n[bold]{number}. AugFL {TITLES[name]}[/bold]")
             _run(fleet, folder, name, {**CONFIG, **changes, "rounds": rounds}, console)

@@ -185,7 +185,7 @@ def _facts(seen: dict[str, Any], run: Run) -> list[tuple[str, str, str]]:
     final = scores.last(run)
     if final is not None and math.isfinite(final.after):
         if words.adapts(run):
-            before = f"{PERCENT.text(final.before)} before it"
+            before = f"{PERCENT.text(final.before)} before"
             facts.append(("After adaptation", PERCENT.text(final.after), before))
         else:
             facts.append(("Accuracy", PERCENT.text(final.after), f"round {final.round}"))
