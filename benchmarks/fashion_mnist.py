@@ -1,6 +1,6 @@
 """Fashion-MNIST in the paper's setting, on a clean split: with and without the private model.
 
-    python -m benchmarks.fashion_mnist [--partition random-pairs] [--seeds 5] [--rounds 100]
+    python -m benchmarks.fashion_mnist [--partition random-pairs] [--seeds 5] [--rounds 60]
 
 40 source clients, 2 classes each, 20 to 40 images, 20 % of them to adapt on. The private model
 (20,000 images), the server's set D_s (10,000 images), the sources and the targets share no image.
@@ -38,6 +38,10 @@ DATA = {
     "model": "cnn-small",
     "evaluation.every": 10,
     "keep-checkpoints": 1,
+    "knowledge.tasks": 1.0,
+    "knowledge.cross-entropy": 0.0,
+    "knowledge.crd": 0.0,
+    "knowledge.batch-size": 128,
 }
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "FedAvg": ("fedavg", {"method": "fedavg", "fedavg.lr": 0.05, "fedavg.epochs": 1}),
@@ -45,8 +49,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
         "per_fedavg",
         {"method": "per_fedavg", "per_fedavg.beta": 0.1, "per_fedavg.delta": 0.002},
     ),
-    "AugFL without the private model": ("without", {"augfl.lambda": 0.0, "augfl.rho": 0.1}),
-    "AugFL": ("with", {"augfl.lambda": 1.0, "augfl.rho": 0.1}),
+    "AugFL without the private model": ("without", {"augfl.lambda": 0.0, "augfl.rho": 0.25}),
+    "AugFL": ("with", {"augfl.lambda": 1.0, "augfl.rho": 0.25}),
     "Transfer only": ("transfer", {"method": "transfer", "transfer.rate": 0.1}),
 }
 
@@ -57,7 +61,7 @@ def main() -> None:
     parser.add_argument("--partition", default="cyclic-pairs")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--only", choices=[name for name, _ in METHODS.values()])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--label", default="", help="told apart from the runs of the table")
@@ -130,7 +134,7 @@ def table(options: argparse.Namespace, seeds: range) -> str:
         runs = [accuracies(options.folder / run_name(options, seed, name)) for seed in seeds]
         rounds = sorted(runs[0])
         curves[title] = np.array([[run[r] for r in rounds] for run in runs])
-    shown = [r for r in rounds if r in (0, 10, 20, 50, rounds[-1])]
+    shown = [r for r in rounds if r in (0, 10, 20, 40, rounds[-1])]
     lines = [
         f"| {options.partition}, {len(seeds)} seeds | "
         + " | ".join(f"round {r}" for r in shown)

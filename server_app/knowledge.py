@@ -20,6 +20,7 @@ from server_app.private.preprocessing import Preprocessing
 from server_app.private.pretrained import PretrainedModel
 from server_app.private.settings import KnowledgeSettings
 from server_app.private.sources import load_pretrained
+from server_app.private.terms.tasks import TaskShape
 from server_app.public import PublicData
 from server_app.settings import ServerSettings
 
@@ -46,12 +47,12 @@ def open_knowledge(
         settings.data.channels, settings.data.image_size, public.mean, public.std
     )
     pretrained: PretrainedModel | None = None
-    if options.kl or options.crd:
+    if options.kl or options.crd or options.tasks:
         if not server.private_model:
             raise SettingsError(
-                "the terms knowledge.kl and knowledge.crd need a private model: name it in the "
+                "the terms knowledge.kl, .crd and .tasks need a private model: name it in the "
                 "server's environment as AUGFLOWER_PRIVATE_MODEL (augflower pretrain makes one), "
-                "or set both terms, or lambda, to 0"
+                "or set these terms, or lambda, to 0"
             )
         pretrained = load_pretrained(server.private_model, public.classes, preprocessing)
     images, indices = server_set(settings, server, public)
@@ -59,9 +60,12 @@ def open_knowledge(
         raise SettingsError("R_h needs images of the server: raise data.server-images above 0")
     notice(f"R_h on {len(indices)} images of the server")
     center = model.vector.clone() if options.squared_distance else None
+    data = settings.data
+    tasks = TaskShape(data.classes_per_client, data.support_fraction, settings.evaluation.alpha)
     return build_regularizer(
         options, model, images.pixels(indices), images.labels[indices], pretrained, settings.seed,
         classes=public.classes, preprocessing=preprocessing, cache=server.cache, center=center,
+        tasks=tasks,
     )  # fmt: skip
 
 

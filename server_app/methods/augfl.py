@@ -3,9 +3,19 @@
     theta^{t+1} = [ sum_i (y_i + rho_i theta_i) - lambda grad R_h(theta^t, theta_p) ] / sum_i rho_i
 
 R_h is linearised at the old theta^t; for R_h = ||theta - theta_c||^2 the minimiser is exact
-(ADMM-FedMeta, arXiv 2012.08677). With Delta_i = rho_i (theta_i - theta^t), which is what comes up,
-and Y = sum_i y_i, the sum over clients is sum_i rho_i theta^t + Y + sum_i Delta_i: the server keeps
-one vector Y, however many clients there are.
+(ADMM-FedMeta, arXiv 2012.08677). What (13) approximates is the proximal problem
+
+    min_theta  lambda R_h(theta) + P/2 ||theta - z||^2,  P = sum_i rho_i,  z = sum_i (...) / P,
+
+and ``server_steps`` > 1 gradient steps come nearer to its solution, damped by D:
+
+    theta_{k+1} = [ P z + D theta_k - lambda grad R_h(theta_k) ] / (P + D),  theta_0 = theta^t.
+
+The server is the strong machine: its steps cost the devices nothing.
+
+With Delta_i = rho_i (theta_i - theta^t), which is what comes up, and Y = sum_i y_i, the sum over
+clients is sum_i rho_i theta^t + Y + sum_i Delta_i: the server keeps one vector Y, however many
+clients there are.
 
 Clients that are absent in a round keep their last dual, as in ADMM, and theta_i = theta^t, so that
 Delta_i = 0. A client enters the sums with its first reply. A reply that is lost leaves no trace:
@@ -40,6 +50,9 @@ class Settings(MethodSettings):
     update: Literal["linearised", "exact"] = Field(
         "linearised", description="Server step; exact is for the squared distance alone."
     )
+    server_steps: int = Field(
+        5, ge=1, le=1000, description="Gradients of R_h in a round; 1 is equation (13)."
+    )
     difference: Literal["central", "forward"] = Field(
         "central", description="Of equation (10): forward saves a gradient and is biased."
     )
@@ -54,8 +67,8 @@ class Settings(MethodSettings):
 
     @model_validator(mode="after")
     def _exact_needs_lambda(self) -> Self:
-        if self.update == "exact" and not self.lambda_:
-            raise ValueError("update='exact' needs lambda above 0")
+        if self.update == "exact" and (not self.lambda_ or self.server_steps > 1):
+            raise ValueError("update='exact' needs lambda above 0 and server-steps=1")
         return self
 
 
@@ -144,13 +157,20 @@ class Server:
         slope, terms, bend = torch.zeros(()), dict[str, float](), 0.0
         if self._knowledge is not None:
             slope, terms = self._knowledge.gradient(theta)
-            if s.adaptive_rho:
-                bend = self._knowledge.curvature(theta, slope)
+            if s.adaptive_rho or s.server_steps > 1:
+                bend = lambda_ * self._knowledge.curvature(theta, slope)
         curvature = self._secant(known, share)
-        penalty = self._penalty.total(s.rho * len(known), curvature, lambda_ * bend)
+        inner = s.server_steps if self._knowledge is not None else 1
+        penalty = self._penalty.total(s.rho * len(known), curvature, bend if inner == 1 else 0.0)
+        damping = self._penalty.damping(penalty, bend) if inner > 1 else 0.0
         exact = 2 * lambda_ if s.update == "exact" else 0.0
         # Exact: [2 lambda theta_c + sum] / (2 lambda + P), as a step from theta.
-        move = drift.sub_(slope, alpha=lambda_).div_(penalty + exact)
+        move = drift.sub(slope, alpha=lambda_).div_(penalty + damping + exact)
+        for _ in range(inner - 1):
+            assert self._knowledge is not None
+            pull, terms = self._knowledge.gradient(theta + move)
+            move.mul_(damping).add_(drift).sub_(pull, alpha=lambda_).div_(penalty + damping)
+        move.mul_(self._penalty.shorten(float(move.norm())))
         self.model = self.model.with_vector(theta.add_(move).numpy())
         self._moved = float(move.norm()) if len(self._replies) == len(known) else 0.0
         return {
@@ -160,7 +180,7 @@ class Server:
             "primal_residual": self._squares**0.5 * len(known) / penalty,
             "dual_residual": penalty * float(move.norm()),
             "step_norm": float(move.norm()),
-            **({"transfer_curvature": bend} if bend else {}),
+            **({"transfer_curvature": bend / lambda_} if bend else {}),
             **({"transfer_gradient": float(slope.norm())} if terms else {}),
             **{f"transfer_{name}": value for name, value in terms.items()},
         }
@@ -189,7 +209,7 @@ class Server:
         acknowledged = {str(node): round for node, round in self._acknowledged.items()}
         return groups, {
             "acknowledged": acknowledged,
-            "penalty": self._penalty.needed,
+            "penalty": self._penalty.state(),
             "moved": self._moved,
             "summed": self._summed,
         }
@@ -200,5 +220,5 @@ class Server:
         self.model, self.buffers = groups["model"], groups["buffers"]
         self._duals = np.array(groups["duals"].unpack()["sum"], np.float64)
         self._acknowledged = {int(node): round for node, round in notes["acknowledged"].items()}
-        self._penalty.needed = notes["penalty"]
+        self._penalty.load_state(notes["penalty"])
         self._moved, self._summed = notes["moved"], notes["summed"]

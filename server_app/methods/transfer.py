@@ -16,6 +16,7 @@ class Settings(MethodSettings):
     """Gradient descent on R_h."""
 
     rate: float = Field(0.1, gt=0, le=10, description="Step along the gradient of R_h.")
+    steps: int = Field(5, ge=1, le=1000, description="Steps in a round, as many as AugFL's.")
 
     @property
     def uses_knowledge(self) -> bool:
@@ -30,19 +31,22 @@ class Server:
         assert setup.knowledge is not None
         self.model = setup.model
         self.buffers = setup.buffers
-        self._rate = settings.rate
+        self._settings = settings
         self._knowledge = setup.knowledge
 
     def enrol(self, node: int, examples: int) -> None:
         """Sources do not take part."""
 
     def step(self, round: int) -> dict[str, float]:
-        """One step on R_h."""
-        theta = torch.tensor(self.model.vector)
-        slope, terms = self._knowledge.gradient(theta)
-        self.model = self.model.with_vector(theta.sub_(slope, alpha=self._rate).numpy())
+        """One round's steps on R_h."""
+        start = torch.tensor(self.model.vector)
+        theta, terms = start.clone(), dict[str, float]()
+        for _ in range(self._settings.steps):
+            slope, terms = self._knowledge.gradient(theta)
+            theta.sub_(slope, alpha=self._settings.rate)
+        self.model = self.model.with_vector(theta.numpy())
         return {f"transfer_{name}": value for name, value in terms.items()} | {
-            "step_norm": self._rate * float(slope.norm())
+            "step_norm": float((theta - start).norm())
         }
 
     def discard(self) -> None:

@@ -24,6 +24,7 @@ from server_app.private.terms.crd import ContrastiveDistillation
 from server_app.private.terms.cross_entropy import CrossEntropy
 from server_app.private.terms.kl import KullbackLeibler
 from server_app.private.terms.squared_distance import SquaredDistance
+from server_app.private.terms.tasks import TaskShape, TaskTransfer
 
 
 def build_regularizer(
@@ -38,6 +39,7 @@ def build_regularizer(
     preprocessing: Preprocessing,
     cache: Path | None = None,
     center: Tensor | None = None,
+    tasks: TaskShape | None = None,
     console: Console | None = None,
 ) -> Regularizer:
     """R_h for a client model, on the server's own set D_s.
@@ -51,6 +53,7 @@ def build_regularizer(
     preprocessing: of the client model.
     cache: folder that keeps the private model's outputs; None keeps none.
     center: theta_c of the squared distance, shape (d,).
+    tasks: what a client's task looks like; needed by the tasks term.
 
     Raises
     ------
@@ -67,11 +70,11 @@ def build_regularizer(
             f"server's set {len(classes)} classes"
         )
     teacher: TeacherOutputs | None = None
-    if settings.kl or settings.crd:
+    if settings.kl or settings.crd or settings.tasks:
         if pretrained is None:
             raise ModelError(
-                "the terms kl and crd need a private model; name one, or set knowledge.kl=0 and "
-                "knowledge.crd=0"
+                "the terms kl, crd and tasks need a private model; name one, or set "
+                "knowledge.kl=0, knowledge.crd=0 and knowledge.tasks=0"
             )
         teacher = teacher_outputs(pretrained, pixels, cache, console)
     terms: dict[str, tuple[float, Term]] = {}
@@ -82,12 +85,16 @@ def build_regularizer(
         terms["kl"] = settings.kl, kl
     if settings.crd and teacher is not None:
         terms["crd"] = settings.crd, _crd(settings, model, labels, teacher, seed)
+    if settings.tasks and pretrained is not None and tasks is not None:
+        adapted = TaskTransfer(model, classes, pretrained.classes, tasks)
+        terms["tasks"] = settings.tasks, adapted
     if settings.squared_distance:
         terms["squared_distance"] = settings.squared_distance, _distance(model, center)
     if not terms:
         raise SettingsError(
-            "R_h has no term: give knowledge.kl, knowledge.crd or knowledge.squared-distance a "
-            "weight, or knowledge.cross-entropy together with labels of the server's set"
+            "R_h has no term: give knowledge.kl, knowledge.crd, knowledge.tasks or "
+            "knowledge.squared-distance a weight, or knowledge.cross-entropy together with labels "
+            "of the server's set"
         )
     images = ServerSet(pixels, labels, preprocessing)
     return Regularizer(settings, model, images, teacher, terms, seed)

@@ -169,10 +169,12 @@ class Regularizer:
         images, module = self._images, self._model.module
         generator = torch.Generator().manual_seed(_VIEWS + seed)
         views = random_views(images.pixels[indices], self._augment, generator)
-        features, logits = features_and_logits(module, images.preprocessing(views))
+        inputs = images.preprocessing(views)
+        features, logits = features_and_logits(module, inputs)
         teacher = self._teacher
         return Batch(
             indices=indices,
+            inputs=inputs,
             seed=seed,
             features=features,
             logits=logits,

@@ -31,6 +31,12 @@ class KnowledgeSettings(Settings):
     crd: float = Field(
         0.8, ge=0, le=1e6, description="Weight of the contrastive term on last hidden features."
     )
+    tasks: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="Weight of the divergence after adaptation, on tasks drawn from D_s.",
+    )
     squared_distance: float = Field(
         0.0, ge=0, le=1e6, description="Weight of ||theta - theta_c||^2 to given parameters."
     )

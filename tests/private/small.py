@@ -12,6 +12,7 @@ from server_app.private.preprocessing import Preprocessing
 from server_app.private.pretrained import PretrainedModel
 from server_app.private.regularizer import Regularizer
 from server_app.private.settings import KnowledgeSettings
+from server_app.private.terms.tasks import TaskShape
 
 CLASSES = ("circle", "square", "star")
 GREY8 = Preprocessing(1, 8, (0.5,), (0.25,))
@@ -60,6 +61,7 @@ def regularizer(
         classes=CLASSES,
         preprocessing=GREY8,
         center=center,
+        tasks=TaskShape(2, 0.5, 0.3),
     )
 
 

@@ -26,6 +26,7 @@ def batch(indices: list[int], seed: int = 21) -> Batch:
     count = len(indices)
     return Batch(
         indices=torch.tensor(indices),
+        inputs=torch.zeros(count, 1, 8, 8),
         seed=seed,
         features=noise(count, STUDENT, seed=seed).float(),
         logits=torch.zeros(count, 3),

@@ -216,7 +216,7 @@ def _build(**changed: object) -> None:
 
 
 def test_what_is_missing_or_wrong_is_named() -> None:
-    with pytest.raises(ModelError, match=r"knowledge.kl=0 and knowledge.crd=0"):
+    with pytest.raises(ModelError, match=r"knowledge.kl=0, knowledge.crd=0 and knowledge.tasks=0"):
         _build(pretrained=None)
     with pytest.raises(SettingsError, match="no term"):
         _build(settings=settings(crd=0), server_labels=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -18,23 +19,31 @@ from server_app.private.terms.crd import ContrastiveDistillation
 from server_app.private.terms.cross_entropy import CrossEntropy
 from server_app.private.terms.kl import KullbackLeibler
 from server_app.private.terms.squared_distance import SquaredDistance
+from server_app.private.terms.tasks import TaskShape, TaskTransfer
 from tests.private.small import CLASSES, GREY8, double_student, labels, noise, pixels, settings
 
 TEACHER_WIDTH = 5
 
 
+@dataclass
+class _Holder:
+    module: nn.Module
+
+
 def batch_of(module: nn.Module, teacher_classes: int = 3) -> Batch:
-    indices = torch.tensor([1, 4, 5, 9, 12])
-    features, logits = features_and_logits(module, GREY8(pixels()[indices]).double())
+    indices = torch.tensor([1, 4, 5, 8, 9, 12])
+    inputs = GREY8(pixels()[indices]).double()
+    features, logits = features_and_logits(module, inputs)
     return Batch(
         indices=indices,
+        inputs=inputs,
         seed=11,
         features=features,
         logits=logits,
         vector=parameters_to_vector(module.parameters()),
         labels=labels()[indices],
-        teacher_features=noise(5, TEACHER_WIDTH),
-        teacher_logits=noise(5, teacher_classes),
+        teacher_features=noise(6, TEACHER_WIDTH),
+        teacher_logits=noise(6, teacher_classes),
     )
 
 
@@ -52,12 +61,18 @@ def crd(module: nn.Module, labelled: bool) -> Term:
     return term
 
 
+def tasks(module: nn.Module, teacher: tuple[str, ...]) -> Term:
+    return TaskTransfer(_Holder(module), CLASSES, teacher, TaskShape(2, 0.5, 0.3))
+
+
 TERMS: dict[str, Callable[[nn.Module], Term]] = {
     "cross_entropy": lambda _: CrossEntropy(),
     "kl": lambda _: KullbackLeibler(CLASSES, CLASSES, 4.0),
     "kl_some_classes": lambda _: KullbackLeibler(CLASSES, ("star", "dog", "circle"), 1.0),
     "crd": lambda module: crd(module, labelled=True),
     "crd_unlabelled": lambda module: crd(module, labelled=False),
+    "tasks": lambda module: tasks(module, CLASSES),
+    "tasks_some_classes": lambda module: tasks(module, ("star", "dog", "circle")),
     "squared_distance": lambda _: SquaredDistance(torch.tensor(0.1)),
 }
 
@@ -145,6 +160,7 @@ def _batch(
 ) -> Batch:
     return Batch(
         indices=torch.arange(len(logits)),
+        inputs=logits,
         seed=0,
         features=logits,
         logits=logits,

@@ -15,6 +15,7 @@ class Batch:
     Attributes
     ----------
     indices: places of the images in D_s, shape (b,), int64.
+    inputs: the images as the student takes them, shape (b, c, h, w).
     seed: for what is random in a term; the same batch has the same seed.
     features, logits: the student's, shapes (b, f_s) and (b, classes), with gradients.
     vector: the student's parameters, shape (d,), with gradients.
@@ -24,6 +25,7 @@ class Batch:
     """
 
     indices: Tensor
+    inputs: Tensor
     seed: int
     features: Tensor
     logits: Tensor
