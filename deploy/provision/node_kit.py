@@ -94,7 +94,7 @@ def node_kit(name: str, registry: Registry, key: bytes, ca: bytes) -> Kit:
 
 def _compose(name: str, node: FleetNode, command: list[str], variables: dict[str, str]) -> str:
     hardware = HARDWARE[node.hardware]
-    alive = ["CMD", "python3", "/opt/augflower/healthy.py", "http", f"127.0.0.1:{node.port}/health"]
+    alive = ["CMD", "python3", "-IS", "/opt/augflower/healthy.py", f"127.0.0.1:{node.port}/health"]
     service = {
         "image": hardware.image,
         "platform": hardware.platform,
@@ -113,8 +113,8 @@ def _compose(name: str, node: FleetNode, command: list[str], variables: dict[str
         "healthcheck": {
             "test": alive,
             "interval": "30s",
-            "timeout": "10s",
-            "start_period": "60s",
+            "timeout": "30s",
+            "start_period": "120s",
         },
     }
     content = {"services": {name: service}, "volumes": {f"{name}-state": {}}}

@@ -146,7 +146,7 @@ def _compose(registry: Registry, variables: dict[str, str]) -> str:
         "security_opt": ["no-new-privileges:true"],
     }
     kit = f".:{config_folder(NAME)}:ro"
-    listens = ["CMD", "python3", "/opt/augflower/healthy.py", "tcp", f"{LOOPBACK}:{port}"]
+    listens = ["CMD", "python3", "-IS", "/opt/augflower/healthy.py", f"{LOOPBACK}:{port}"]
     superlink = {
         "image": "augflower-superlink",
         "command": superlink_command(registry, CONTROL),
@@ -154,7 +154,7 @@ def _compose(registry: Registry, variables: dict[str, str]) -> str:
         "volumes": [kit, f"superlink-state:{state_folder(NAME)}"],
         "ports": [f"{port}:{port}"],
         "networks": {"fleet": {}, "control": {"aliases": [CONTROL]}},
-        "healthcheck": {"test": listens, "interval": "10s", "timeout": "10s"},
+        "healthcheck": {"test": listens, "interval": "15s", "timeout": "30s"},
     }
     # A network of their own, and not a shared loopback: that would be lost, for the executor, when
     # the SuperLink's container starts again.
