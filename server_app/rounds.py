@@ -18,6 +18,7 @@ from server_app.exchange import Exchange
 from server_app.judging import judge
 from server_app.method import Knowledge, Method
 from server_app.nodes import Nodes, Plan
+from server_app.pace import Pace
 from server_app.runs.folder import RunFolder
 from server_app.runs.report import write_report
 from server_app.status import Status
@@ -25,6 +26,9 @@ from server_app.stopwatch import Stopwatch
 from server_app.training import Training
 
 Notice = Callable[[str], None]
+
+PAGE_SHARE = 0.05
+"""Share of the time that writing the page of a run may take; the last one is always written."""
 
 
 class Rounds:
@@ -60,6 +64,7 @@ class Rounds:
             )
         self._best = math.inf
         self._current = 0
+        self._page_pace = Pace(PAGE_SHARE)
 
     def run(self, start: int) -> None:
         """Wait for the fleet, then run rounds ``start`` to the last.
@@ -152,7 +157,9 @@ class Rounds:
             self._folder.save_checkpoint(round, groups, everything, line, keep)
         self._folder.append(line)
         self._status.close(line)
-        self.report()
+        if self._page_pace.due:
+            with self._page_pace.measured():
+                self.report()
         self._notice(summary(round, self._settings.rounds, line))
 
     def _save_model(self, name: str) -> None:

@@ -17,6 +17,9 @@ PHASES = (
 ENDS = frozenset(PHASES[-3:])
 STATES = ("online", "training", "late", "rejected", "gone")
 """What a node can be."""
+_LISTS = frozenset(
+    {"clients", "missing", "rejected", "evaluation", "evaluation_sources", "evaluation_missing"}
+)
 INCIDENTS_KEPT = 200
 """Replies missing or rejected that are kept with their reasons; older ones are only counted."""
 
@@ -102,28 +105,29 @@ class Status:
 
     def close(self, line: Mapping[str, Any]) -> None:
         """A round is over; ``line`` is what was appended to ``metrics.jsonl``."""
-        line = copy.deepcopy(dict(line))
-        missing, rejected = line.get("missing", []), line.get("rejected", [])
-        short = {key: value for key, value in line.items() if key != "clients"}
-        short |= {"missing": len(missing), "rejected": len(rejected)}
-        if short.get("evaluation"):
-            short["evaluation"].pop("clients", None)
+        short = copy.deepcopy({k: v for k, v in line.items() if k not in _LISTS})
+        for name in ("evaluation", "evaluation_sources"):
+            if line.get(name):
+                short[name] = {k: v for k, v in line[name].items() if k != "clients"}
+        lost = {kind: line.get(kind, []) for kind in ("missing", "rejected")}
+        short |= {kind: len(entries) for kind, entries in lost.items()}
+        unjudged = [{"field": "evaluation", **e} for e in line.get("evaluation_missing", [])]
+        lost["missing"] = [*lost["missing"], *unjudged]
         with self._changed:
             self._lines.append(short)
             for name, seconds in line.get("seconds", {}).items():
                 self._seconds[name] = self._seconds.get(name, 0.0) + seconds
             for name in self._totals:
                 self._totals[name] += short.get(name) or 0
-            for kind, losses in (("missing", missing), ("rejected", rejected)):
-                for loss in losses:
-                    self._incidents.append({"round": line["round"], "kind": kind, **loss})
-                    self._entry(int(loss["node"]))[kind] += 1
+            for kind, entries in lost.items():
+                for entry in entries:
+                    self._incidents.append({"round": line["round"], "kind": kind, **entry})
+                    self._entry(int(entry["node"]))[kind] += 1
             for part in line.get("clients", []):
-                entry = self._entry(int(part["node"]))
-                entry |= {
-                    "round": line["round"], "seconds": part.get("seconds"), "loss": part.get("loss")
-                }  # fmt: skip
-                entry["replies"] += 1
+                node = self._entry(int(part["node"]))
+                node |= {key: part.get(key) for key in ("seconds", "loss", "without")}
+                node["round"] = line["round"]
+                node["replies"] += 1
             self._tell()
 
     def snapshot(self, skip: int = 0) -> dict[str, Any]:
@@ -138,9 +142,9 @@ class Status:
         ``version`` (grows with every change), ``begins`` (how often a run began here), ``meta``,
         ``rounds``, ``round``, ``phase``, ``since`` (Unix seconds at which the phase began),
         ``nodes`` (by id: state, role, clients, reason, last_seen, replies, missing, rejected, and
-        round, seconds and loss of its last reply), ``lines`` (of the record, without single
-        clients; missing and rejected are counts), ``incidents`` (newest last: round, kind, node,
-        field where rejected, reason), ``totals`` and ``seconds`` (of all rounds, by phase).
+        of its last reply round, seconds, loss and what it did without), ``lines`` (of the record,
+        without single clients; missing and rejected are counts), ``incidents`` (newest last:
+        round, kind, node, field, reason), ``totals`` and ``seconds`` (of all rounds, by phase).
         """
         with self._changed:
             parts = {
@@ -171,7 +175,7 @@ class Status:
             {
                 "state": "online", "role": "", "clients": "", "reason": "", "last_seen": None,
                 "replies": 0, "missing": 0, "rejected": 0,
-                "round": None, "seconds": None, "loss": None,
+                "round": None, "seconds": None, "loss": None, "without": None,
             },
         )  # fmt: skip
 

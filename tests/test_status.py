@@ -86,6 +86,7 @@ def test_a_closed_round_is_counted_by_node_and_in_total() -> None:
     assert seen["nodes"]["6"] | {"last_seen": None} == {
         "state": "online", "role": "", "clients": "", "reason": "", "last_seen": None,
         "replies": 2, "missing": 0, "rejected": 0, "round": 2, "seconds": 1.5, "loss": 0.25,
+        "without": None,
     }  # fmt: skip
     assert seen["nodes"]["7"]["missing"] == seen["nodes"]["8"]["rejected"] == 2
     assert seen["incidents"][-1] == {
@@ -107,6 +108,18 @@ def test_round_zero_has_neither_training_nor_evaluation() -> None:
     status = Status()
     status.close({"round": 0, "seconds": {"evaluate": 1.0}, "evaluation": None})
     assert status.snapshot()["totals"]["asked"] == 0
+
+
+def test_a_node_that_did_not_judge_is_missing_but_was_not_asked_to_train() -> None:
+    status = Status()
+    silent = [{"node": "9", "reason": "no reply before the deadline"}]
+    status.close({**LINE, "missing": [], "rejected": [], "evaluation_missing": silent})
+    seen = status.snapshot()
+    assert seen["totals"]["missing"] == 0
+    assert seen["nodes"]["9"]["missing"] == 1
+    [incident] = seen["incidents"]
+    assert (incident["kind"], incident["field"]) == ("missing", "evaluation")
+    assert "evaluation_missing" not in seen["lines"][0]
 
 
 def test_old_incidents_are_dropped_but_stay_counted() -> None:
