@@ -46,7 +46,7 @@ def main() -> None:
 
 def gain(folder: Path) -> str:
     """With and without the private model, by round."""
-    kinds = {
+    kinds: dict[str, dict[str, Any]] = {
         "AugFL without the private model": WITHOUT,
         "AugFL": {},
         "Transfer only": {"method": "transfer"},
@@ -54,18 +54,18 @@ def gain(folder: Path) -> str:
         "FedAvg": {"method": "fedavg"},
     }
     curves = {
-        title: np.array([_accuracies(folder, seed, changes) for seed in range(10)])
+        title: np.array([accuracies(folder, seed, changes) for seed in range(10)])
         for title, changes in kinds.items()
     }
     lines = ["| | round 5 | round 10 | round 20 | standard error, end |", "| --- " * 5 + "|"]
     for title, curve in curves.items():
         means = " | ".join(f"{curve[:, at].mean():.1f}" for at in (1, 2, 4))
-        lines.append(f"| {title} | {means} | {_error(curve[:, 4]):.1f} |")
+        lines.append(f"| {title} | {means} | {standard_error(curve[:, 4]):.1f} |")
     difference = curves["AugFL"] - curves["AugFL without the private model"]
     lines += [
         "",
         f"Gain through the private model at the end: {difference[:, 4].mean():.1f} points "
-        f"(standard error {_error(difference[:, 4]):.1f}, 10 deals, paired); smallest "
+        f"(standard error {standard_error(difference[:, 4]):.1f}, 10 deals, paired); smallest "
         f"mean gain at any evaluated round {difference[:, 1:].mean(0).min():.1f}.",
     ]
     return "\n".join(lines)
@@ -85,7 +85,7 @@ def rho(folder: Path) -> str:
                 changes = {
                     "augfl.rho": value, "augfl.lambda": lambda_, "augfl.adaptive-rho": adaptive
                 }  # fmt: skip
-                ends = [_accuracies(folder, seed, changes)[-1] for seed in range(3)]
+                ends = [accuracies(folder, seed, changes)[-1] for seed in range(3)]
                 broken = sum(not np.isfinite(end) for end in ends)
                 cells.append(f"{broken} of 3 broke" if broken else f"{np.mean(ends):.1f}")
             kind = "adaptive" if adaptive else "fixed"
@@ -93,19 +93,34 @@ def rho(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _accuracies(folder: Path, seed: int, changes: dict[str, Any]) -> list[float]:
-    """Percent at rounds 0, 5, 10, 15, 20; NaN from where a run ended early."""
-    private = folder / f"private-{seed}"
+def accuracies(
+    folder: Path,
+    seed: int,
+    changes: dict[str, Any],
+    architecture: str = "cnn-wide",
+    server_data: Path | None = None,
+) -> list[float]:
+    """Percent on the targets at rounds 0, 5, 10, 15, 20; NaN from where a run ended early.
+
+    Parameters
+    ----------
+    architecture: of the private model, trained on the deal's own images if it is not there yet.
+    server_data: folder of the server's images; by default its part of the deal.
+    """
+    images = changes.get("data.pretrain-images", 500)
+    private = folder / f"private-{architecture}-{images}-{seed}"
     quiet = Console(file=StringIO())
     if not private.exists():
-        settings = PretrainSettings(epochs=10)
-        pretrain_model(private, {"data.seed": seed}, "cnn-wide", settings, console=quiet)
+        deal = {"data.seed": seed, "data.pretrain-images": images}
+        pretrain_model(private, deal, architecture, PretrainSettings(epochs=10), console=quiet)
     name = f"run-{len(list((folder / 'runs').glob('*')))}"
     config = {
         **CONFIG, "rounds": 20, "evaluation.every": 5, "seed": seed, "data.seed": seed,
         "run-name": name, **changes,
     }  # fmt: skip
-    server = ServerSettings(str(private), runs=folder / "runs", cache=folder / "cache")
+    server = ServerSettings(
+        str(private), str(server_data or ""), runs=folder / "runs", cache=folder / "cache"
+    )
     with contextlib.suppress(RunError):  # diverged: what was reached is in the record
         simulate(config, server, lambda _: None)
     record = (folder / "runs" / name / "metrics.jsonl").read_text().splitlines()
@@ -114,7 +129,8 @@ def _accuracies(folder: Path, seed: int, changes: dict[str, Any]) -> list[float]
     return found + [np.nan] * (5 - len(found))
 
 
-def _error(values: np.ndarray) -> float:
+def standard_error(values: np.ndarray) -> float:
+    """Of a mean over deals."""
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
