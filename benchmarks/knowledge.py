@@ -3,8 +3,8 @@
     python -m benchmarks.knowledge
 
 The demo's setting as in ``benchmarks.digits``, 20 rounds, five deals. Each gain is paired with a
-run without the private model on the same deal. D_s "of another domain" are the same images changed on
-purpose; its labels stay right.
+run without the private model on the same deal. D_s "of another domain" are the same images
+changed on purpose; its labels stay right.
 """
 
 from __future__ import annotations
