@@ -7,6 +7,7 @@ and read back as NaN. Unknown keys are left aside, so that older reports read ne
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from common.errors import RunError
 
 META = "run.json"
 METRICS = "metrics.jsonl"
+MOST_DRAWN = 600  # rounds that a chart draws; of longer runs every k-th
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 Status = Literal["running", "finished", "failed", "stopped"]
@@ -110,20 +112,31 @@ class Round(_Record):
     method: dict[str, Number] = Field(default_factory=dict)
     clients: list[Training] = Field(default_factory=list)
     evaluation: Evaluation | None = None
+    evaluation_sources: Evaluation | None = None  # by those that train, where they judge
+    evaluation_missing: list[Missing] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run read back: what it was, and its rounds in order."""
+    """A run read back: what it was, and its rounds in order.
+
+    Charts draw at most ``most_drawn`` of them.
+    """
 
     folder: Path
     meta: Meta
-    rounds: tuple[Round, ...]
+    rounds: Sequence[Round]
+    most_drawn: int = MOST_DRAWN
 
     @property
     def evaluated(self) -> list[tuple[Round, Evaluation]]:
-        """The rounds that were evaluated, each with its evaluation."""
-        return [(r, r.evaluation) for r in self.rounds if r.evaluation is not None]
+        """The rounds that were evaluated, each with its evaluation.
+
+        That is by clients that never train, and only where there is none by those that do.
+        """
+        return [(r, r.evaluation) for r in self.rounds if r.evaluation is not None] or [
+            (r, r.evaluation_sources) for r in self.rounds if r.evaluation_sources is not None
+        ]
 
 
 _ROUND = TypeAdapter(Round)

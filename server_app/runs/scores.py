@@ -45,7 +45,7 @@ class Difference:
 class Incident:
     """Replies that went missing or were rejected for one reason."""
 
-    kind: str  # "missing" or "rejected"
+    kind: str  # "missing", "rejected" or "not judged"
     reason: str
     count: int
     nodes: tuple[str, ...]
@@ -171,7 +171,7 @@ def moved(run: Run) -> tuple[int, int]:
 
 
 def incidents(run: Run) -> list[Incident]:
-    """Missing and rejected replies by reason, the most frequent first."""
+    """Missing and rejected replies and missing judgements by reason, the most frequent first."""
     found: dict[tuple[str, str], list[tuple[str, int]]] = defaultdict(list)
     for record in run.rounds:
         for missing in record.missing:
@@ -179,6 +179,8 @@ def incidents(run: Run) -> list[Incident]:
         for rejected in record.rejected:
             reason = f"{rejected.field}: {rejected.reason}" if rejected.field else rejected.reason
             found["rejected", reason].append((rejected.node, record.round))
+        for missing in record.evaluation_missing:
+            found["not judged", missing.reason].append((missing.node, record.round))
     rows = []
     for (kind, reason), cases in found.items():
         nodes = tuple(node for node, _ in Counter(node for node, _ in cases).most_common())

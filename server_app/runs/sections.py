@@ -10,7 +10,6 @@ from server_app.runs.marks import BASE, STYLES, Chart, Series
 from server_app.runs.record import Evaluation, Round, Run
 from server_app.runs.scales import PLAIN
 
-MOST_DRAWN = 600  # rounds that a chart draws; of longer runs every k-th
 _SPREAD = 300  # a positive metric that spans more than this factor is drawn logarithmically
 _MOST_LABELLED = 3  # lines whose last values a small chart writes beside them
 _RESIDUALS = ("primal_residual", "dual_residual")
@@ -70,7 +69,7 @@ def lines_of(runs: Sequence[Run], names: Sequence[str], base: int | None) -> lis
 
 def drawn(run: Run) -> list[Round]:
     """The rounds that charts draw: all, or every k-th and the last of a long run."""
-    stride = math.ceil(len(run.rounds) / MOST_DRAWN)
+    stride = math.ceil(len(run.rounds) / run.most_drawn)
     if stride <= 1:
         return list(run.rounds)
     return [r for i, r in enumerate(run.rounds) if i % stride == 0 or i == len(run.rounds) - 1]
@@ -79,7 +78,7 @@ def drawn(run: Run) -> list[Round]:
 def judged(run: Run) -> list[tuple[Round, Evaluation]]:
     """The evaluations that charts draw: all, or every k-th and the last of very many."""
     pairs = run.evaluated
-    stride = math.ceil(len(pairs) / MOST_DRAWN)
+    stride = math.ceil(len(pairs) / run.most_drawn)
     return [p for i, p in enumerate(pairs) if i % max(stride, 1) == 0 or i == len(pairs) - 1]
 
 
@@ -166,8 +165,7 @@ def metric_charts(
 
 def thinned(runs: Sequence[Run]) -> str:
     """A note where charts do not draw every round."""
-    longest = max(len(run.rounds) for run in runs)
-    stride = math.ceil(longest / MOST_DRAWN)
+    stride = max(math.ceil(len(run.rounds) / run.most_drawn) for run in runs)
     return f"Charts draw one round in {stride}; totals count all." if stride > 1 else ""
 
 

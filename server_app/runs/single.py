@@ -1,23 +1,19 @@
 """The sections of the page of one run."""
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 from server_app.runs import scores, words
-from server_app.runs.charts import line_chart, paired_chart, stacked_chart
+from server_app.runs.charts import line_chart, paired_chart
 from server_app.runs.costs import phases, traffic
 from server_app.runs.marks import BASE, Band, Chart, Series
-from server_app.runs.record import Evaluation, Round, Run
-from server_app.runs.scales import PERCENT, Unit, fixed
+from server_app.runs.record import Evaluation, Run
+from server_app.runs.replies import replies
+from server_app.runs.scales import PERCENT, fixed
 from server_app.runs.sections import (
-    Column,
     Line,
     Section,
-    Table,
     agreement,
-    drawn,
     evaluation_series,
     judged,
     losses,
@@ -33,13 +29,14 @@ def sections_of(run: Run) -> list[Section]:
     line = [Line(run, run.meta.run, "0")]
     found = [
         accuracy(run),
+        accuracy_of_sources(run),
         _clients(run),
         losses(line),
         agreement(line),
         other_metrics(line),
         traffic(line),
         phases(run),
-        _replies(run),
+        replies(run),
     ]
     return [section for section in found if section is not None]
 
@@ -72,6 +69,22 @@ def facts_of(run: Run) -> list[tuple[str, str, str]]:
 
 def accuracy(run: Run) -> Section | None:
     """Accuracy over rounds, before and after adaptation, with its spread where it is known."""
+    where = "clients that never took part" if run.meta.clients.get("targets") else "clients"
+    return _accuracy(run, "accuracy", f"Accuracy on {where}", _mean_of(run))
+
+
+def accuracy_of_sources(run: Run) -> Section | None:
+    """The same on the clients that train, where they judge as well as others."""
+    if not any(r.evaluation_sources for r in run.rounds):
+        return None
+    if not any(r.evaluation for r in run.rounds):
+        return None  # then the section before has it
+    rounds = [r.model_copy(update={"evaluation": r.evaluation_sources}) for r in run.rounds]
+    title, mean = "Accuracy on clients that train", "Mean over the clients of a round"
+    return _accuracy(replace(run, rounds=rounds), "sources", title, mean)
+
+
+def _accuracy(run: Run, key: str, title: str, mean: str) -> Section | None:
     pairs = judged(run)
     if not any(math.isfinite(e.accuracy_after) for _, e in pairs):
         return None
@@ -94,9 +107,8 @@ def accuracy(run: Run) -> Section | None:
     if any(map(math.isfinite, low)):
         bands = [Band("8 of 10 clients", series[0].x, low, high, "0")]
         text.append("The band holds 8 of 10 clients after adaptation.")
-    chart = line_chart(_mean_of(run), series, PERCENT, bands=bands, height=320, limits=_SHARES)
-    where = "clients that never took part" if run.meta.clients.get("targets") else "clients"
-    return Section("accuracy", f"Accuracy on {where}", text, [chart])
+    chart = line_chart(mean, series, PERCENT, bands=bands, height=320, limits=_SHARES)
+    return Section(key, title, text, [chart])
 
 
 def _clients(run: Run) -> Section | None:
@@ -151,102 +163,3 @@ def _extremes(evaluation: Evaluation) -> list[str]:
         verb = "is" if lost == 1 else "are"
         said.append(f"{words.count(lost, 'client')} {verb} worse off for it (orange).")
     return said
-
-
-def _replies(run: Run) -> Section | None:
-    asked = sum(r.asked for r in run.rounds)
-    if not asked:
-        return None
-    missing = sum(len(r.missing) for r in run.rounds)
-    rejected = sum(len(r.rejected) for r in run.rounds)
-    if not missing and not rejected:
-        said = f"All {words.count(asked, 'request')} were answered and admitted."
-        return Section("replies", "Replies", [said], [], _devices(run))
-    text = [
-        f"Of {words.count(asked, 'request')}, {asked - missing - rejected} were answered and "
-        f"admitted, {missing} stayed without a reply and {rejected} replies were rejected. "
-        "None of those touched the model."
-    ]
-    rounds = [r for r in drawn(run) if r.asked]
-    x = [float(r.round) for r in rounds]
-    parts = [
-        Series("missing", x, [float(len(r.missing)) for r in rounds], "1"),
-        Series("rejected", x, [float(len(r.rejected)) for r in rounds], "3"),
-    ]
-    title = "Replies lost each round"
-    chart = stacked_chart(title, [r.round for r in rounds], parts, Unit("", 1, 0), height=120)
-    columns = [
-        Column("What"),
-        Column("Reason"),
-        Column("Times", True),
-        Column("Nodes"),
-        Column("Rounds"),
-    ]
-    rows = [
-        [i.kind, i.reason, str(i.count), some(i.nodes), span(i.rounds)]
-        for i in scores.incidents(run)
-    ]
-    return Section("replies", "Replies", text, [chart], [Table(columns, rows), *_devices(run)])
-
-
-def _devices(run: Run) -> list[Table]:
-    """A line for each node that was asked to train."""
-    answered: dict[str, list[tuple[Round, Any]]] = defaultdict(list)
-    lost: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for record in run.rounds:
-        for part in record.clients:
-            answered[part.node].append((record, part))
-        for missing in record.missing:
-            lost[missing.node][0] += 1
-        for rejected in record.rejected:
-            lost[rejected.node][1] += 1
-    nodes = sorted({*answered, *lost}, key=lambda node: (len(node), node))
-    names = [
-        "Node",
-        "Clients",
-        "Answers",
-        "Missing",
-        "Rejected",
-        "Mean time",
-        "Longest",
-        "Last loss",
-    ]
-    columns = [Column(name, i > 1) for i, name in enumerate(names)]
-    lacking = any(part.without for record in run.rounds for part in record.clients)
-    if lacking:
-        columns.append(Column("Without"))
-    rows = []
-    for node in nodes:
-        parts = [part for _, part in answered[node]]
-        seconds = scores.finite(part.seconds for part in parts)
-        clients = list(dict.fromkeys(c for part in parts for c in part.client.split(",")))
-        rows.append(
-            [
-                node,
-                some(clients),
-                str(len({record.round for record, _ in answered[node]})),
-                *map(str, lost[node]),
-                words.duration(sum(seconds) / len(seconds)) if seconds else "–",
-                words.duration(max(seconds)) if seconds else "–",
-                words.loss(parts[-1].loss) if parts else "–",
-                *([some(_lacks(parts))] if lacking else []),
-            ]
-        )
-    return [Table(columns, rows, fold=f"Node by node ({len(nodes)})")] if nodes else []
-
-
-def _lacks(parts: Sequence[Any]) -> list[str]:
-    """What a node did without, and in how many of its answers."""
-    counts = Counter(part.without for part in parts if part.without)
-    return [f"{reason} ({words.count(times, 'round')})" for reason, times in counts.items()]
-
-
-def some(names: Sequence[str], most: int = 5) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
-
-
-def span(rounds: tuple[int, int]) -> str:
-    """``3`` or ``3 to 40``."""
-    return str(rounds[0]) if rounds[0] == rounds[1] else f"{rounds[0]} to {rounds[1]}"

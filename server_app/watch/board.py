@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from common.errors import RunError
+from server_app.pace import Pace
 from server_app.runs import costs, sections, single
 from server_app.runs.record import Meta, Round, Run, read_meta
 from server_app.runs.templates import environment
@@ -20,6 +21,9 @@ from server_app.watch import view
 from server_app.watch.reader import Reader
 
 FOLDER = Path(__file__).parent / "page"
+CHART_SHARE = 0.1
+"""Share of the time that drawing charts may take from the round loop."""
+MOST_DRAWN = 200  # rounds that a chart draws; of longer runs every k-th
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Part:
     Attributes
     ----------
     html: what stands there.
-    version: of the status in which it last changed.
+    version: of the page in which it last changed.
     """
 
     html: Markup
@@ -38,7 +42,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Page:
-    """The whole page as of one version of the status."""
+    """The whole page; its version grows with every change."""
 
     version: int
     title: str
@@ -59,9 +63,13 @@ class Board:
         self._runs = runs
         self._rounds: list[Round] = []
         self._begins = 0
-        self._drawn = -1
+        self._seen = -1  # version of the status
+        self._version = 0  # grows with every change of a part
+        self._parts: dict[str, Part] = {}
         self._page: Page | None = None
+        self._drawn = -1  # rounds in the charts
         self._charts: dict[str, Markup] = {}
+        self._pace = Pace(CHART_SHARE)
         self._templates = environment(FOLDER)
         self._macros: Any = self._templates.get_template(
             "live_parts.html.j2", globals={"elapsed": view.elapsed}
@@ -72,8 +80,10 @@ class Board:
     def look(self) -> Page:
         """The page as of now."""
         seen = self._reader.read()
-        if self._page is None or seen["version"] != self._page.version:
-            self._page = self._draw(seen, self._page)
+        behind = self._drawn != len(self._rounds) and self._pace.due
+        if self._page is None or seen["version"] != self._seen or behind:
+            self._seen = seen["version"]
+            self._page = self._draw(seen)
         return self._page
 
     def render(self, **details: Any) -> str:
@@ -88,8 +98,8 @@ class Board:
         """The page that asks for the token."""
         return self._templates.get_template("login.html.j2").render(wrong=wrong)
 
-    def _draw(self, seen: dict[str, Any], before: Page | None) -> Page:
-        version, now = seen["version"], time.time()
+    def _draw(self, seen: dict[str, Any]) -> Page:
+        now, self._version = time.time(), self._version + 1
         if seen["begins"] == 0:
             html = {"head": Markup("<header><h1>No run has begun yet</h1></header>")}
             title = "AugFlower"
@@ -97,24 +107,24 @@ class Board:
             run = self._run(seen)
             head = view.head_of(seen, run)
             title = head.title
-            charts = self._draw_charts(run)
+            charts = self._draw_charts(run, at_once=seen["phase"] in ENDS)
             html = {"head": self._macros.head(head, now)}
             html |= {key: charts[key] for key in ("accuracy",) if key in charts}
             html["nodes"] = self._macros.nodes(view.nodes_of(seen), now)
             if lost := view.losses_of(seen):
                 html["replies"] = self._macros.losses(lost, view.MOST_LOSSES)
             html |= charts
-        old = before.parts if before else {}
-        parts = {
-            key: old[key] if key in old and old[key].html == text else Part(text, version)
+        old = self._parts
+        self._parts = {
+            key: old[key] if key in old and old[key].html == text else Part(text, self._version)
             for key, text in html.items()
         }
-        return Page(version, title, seen["phase"] in ENDS, parts)
+        return Page(self._version, title, seen["phase"] in ENDS, self._parts)
 
     def _run(self, seen: dict[str, Any]) -> Run:
         if seen["begins"] != self._begins:
-            self._begins, self._drawn = seen["begins"], -1
-            self._rounds.clear()
+            self._begins, self._drawn, self._pace = seen["begins"], -1, Pace(CHART_SHARE)
+            self._charts, self._rounds = {}, []
         for line in self._reader.lines[len(self._rounds) :]:
             # Counts stand there instead of lists; the page lists incidents by itself.
             self._rounds.append(Round.model_validate(line | {"missing": [], "rejected": []}))
@@ -124,13 +134,14 @@ class Board:
             with contextlib.suppress(RunError):  # it says why a run failed
                 meta = read_meta(self.folder)
             meta = meta.model_copy(update={"status": seen["phase"]})
-        return Run(self.folder, meta, tuple(self._rounds))
+        return Run(self.folder, meta, self._rounds, MOST_DRAWN)
 
-    def _draw_charts(self, run: Run) -> dict[str, Markup]:
-        """The sections of charts; they change only when a round is closed."""
-        if len(run.rounds) != self._drawn:
+    def _draw_charts(self, run: Run, *, at_once: bool) -> dict[str, Markup]:
+        """The sections of charts; they change when a round is closed, though not too often."""
+        if len(run.rounds) != self._drawn and (self._pace.due or at_once):
+            with self._pace.measured():
+                self._charts = {s.key: self._sections.draw_section(s) for s in _charted(run)}
             self._drawn = len(run.rounds)
-            self._charts = {s.key: self._sections.draw_section(s) for s in _charted(run)}
         return self._charts
 
 
@@ -138,6 +149,7 @@ def _charted(run: Run) -> Iterator[sections.Section]:
     line = [sections.Line(run, run.meta.run, "0")]
     found = (
         single.accuracy(run),
+        single.accuracy_of_sources(run),
         sections.losses(line),
         sections.agreement(line),
         sections.other_metrics(line),

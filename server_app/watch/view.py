@@ -173,8 +173,9 @@ def _steps(phase: str) -> list[tuple[str, str]]:
 
 def _rest(run: Run, left: int) -> str:
     """How long the rounds that are left will take, judged by the last ones."""
-    busy = [{k: v for k, v in r.seconds.items() if k != "waiting"} for r in run.rounds if r.round]
-    times = [sum(scores.finite(seconds.values())) for seconds in busy[-_RECENT:]]
+    last = [r for r in run.rounds[-_RECENT:] if r.round]
+    busy = [{k: v for k, v in r.seconds.items() if k != "waiting"} for r in last]
+    times = [sum(scores.finite(seconds.values())) for seconds in busy]
     if not times or left <= 0:
         return ""
     return f"About {words.duration(fmean(times) * left)} to go."
@@ -189,17 +190,20 @@ def _facts(seen: dict[str, Any], run: Run) -> list[tuple[str, str, str]]:
             facts.append(("After adaptation", PERCENT.text(final.after), before))
         else:
             facts.append(("Accuracy", PERCENT.text(final.after), f"round {final.round}"))
-    trained = [(r.round, r.train["loss"]) for r in run.rounds if "loss" in r.train]
-    if trained:
-        facts.append(("Training loss", words.loss(trained[-1][1]), f"round {trained[-1][0]}"))
+    trained = next((r for r in reversed(run.rounds) if "loss" in r.train), None)
+    if trained is not None:
+        loss = words.loss(trained.train["loss"])
+        facts.append(("Training loss", loss, f"round {trained.round}"))
     states = Counter(node["state"] for node in seen["nodes"].values())
     if states:
         here = states["online"] + states["training"]
         troubled = [f"{states[s]} {s}" for s in STATES if s in _TROUBLED and states[s]]
         facts.append(("Nodes", f"{here} of {states.total()}", ", ".join(troubled) or "all well"))
     if totals["rejected"] or totals["missing"]:
-        lost = f"of {words.count(totals['asked'], 'request')}"
-        facts.append(("Replies lost", f"{totals['missing'] + totals['rejected']}", lost))
+        kinds = [f"{totals[kind]} {kind}" for kind in ("missing", "rejected") if totals[kind]]
+        facts.append(
+            ("Replies lost", f"{totals['missing'] + totals['rejected']}", ", ".join(kinds))
+        )
     down, up = totals["bytes_down"], totals["bytes_up"]
     if down or up:
         facts.append(("Traffic", words.size(down + up), f"{words.size(up)} of it up"))
@@ -225,7 +229,7 @@ def _row(node: str, entry: dict[str, Any]) -> NodeRow:
         name=name,
         node=node,
         state=entry["state"],
-        reason=entry["reason"],
+        reason=entry["reason"] or entry["without"] or "",
         last_seen=entry["last_seen"],
         seconds="–" if seconds is None else words.duration(seconds),
         loss="–" if loss is None else words.loss(loss),

@@ -117,7 +117,10 @@ def test_the_numbers_are_those_of_the_record(tmp_path: Path) -> None:
     rejected = sum(len(x.get("rejected", [])) for x in lines)
     assert missing > 0
     assert rejected > 0
-    assert f"{missing} stayed without a reply and {rejected} replies were rejected" in text
+    asked = sum(x.get("asked", 0) for x in lines)
+    admitted = asked - missing - rejected
+    assert f"Of {asked} requests to train, {admitted} were answered and admitted" in text
+    assert f"{rejected} replies did not pass the checks" in text
     up = sum(x["bytes_up"] for x in lines)
     assert tips["up"][1][-1] == f"{up / 1e6:.3g}\u00a0MB"
     assert tips["Rho"][1][-1] == significant(lines[-1]["method"]["rho"])
@@ -364,3 +367,38 @@ def test_every_style_has_a_dash_of_its_own() -> None:
     css = (Path(report.__file__).parent / "page" / "report.css").read_text()
     dashes = re.findall(r"^\.s(?:\d|base) \{.*--dash: ([^;]+);", css, re.MULTILINE)
     assert len(dashes) == len(set(dashes)) == 8
+
+
+def with_sources(folder: Path, *, targets: bool) -> Path:
+    """A run in which clients that train have judged as well, or alone; one target was silent."""
+    lines = record(folder)
+    for line in lines:
+        if line.get("evaluation"):
+            line["evaluation_sources"] = {**line["evaluation"], "accuracy_after": 0.4321}
+            line["evaluation_missing"] = [{"node": "77", "reason": "no room for the model"}]
+            if not targets:
+                line["evaluation"] = None
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_clients_that_train_may_judge_as_well(tmp_path: Path) -> None:
+    text = words(build(tmp_path, with_sources(write_run(tmp_path / "a"), targets=True)))
+    assert "Accuracy on clients that never took part" in text
+    assert "Accuracy on clients that train" in text
+    assert "43.2 %" in text
+
+
+def test_clients_that_train_may_be_all_that_judge(tmp_path: Path) -> None:
+    folder = with_sources(write_run(tmp_path / "a", targets=5), targets=False)
+    meta = json.loads((folder / "run.json").read_text())
+    meta["clients"]["targets"] = 0
+    (folder / "run.json").write_text(json.dumps(meta))
+    page = build(tmp_path, folder)
+    assert headline(page).startswith("43.2 % after adaptation on 5 clients, ")
+    assert page.count("Accuracy on clients") == 1
+
+
+def test_who_did_not_judge_is_listed(tmp_path: Path) -> None:
+    text = words(build(tmp_path, with_sources(write_run(tmp_path / "a"), targets=True)))
+    assert "not judged no room for the model" in text

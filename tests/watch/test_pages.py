@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from server_app.status import Status
+from server_app.watch import board
 from server_app.watch.pages import make_app
 from server_app.watch.place import Place
 from tests.watch.made import META, REASON, begun, close
@@ -64,7 +65,8 @@ def test_what_devices_say_is_text(tmp_path: Path) -> None:
     assert "increment" in page
 
 
-def test_only_parts_that_changed_are_sent(tmp_path: Path) -> None:
+def test_only_parts_that_changed_are_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "CHART_SHARE", 1.0)
     status = begun()
     close(status, 0)
     browser = client(status, tmp_path)
@@ -84,6 +86,22 @@ def test_only_parts_that_changed_are_sent(tmp_path: Path) -> None:
     fourth = browser.get(f"/parts?since={third['version']}").json()
     assert {"head", "nodes", "accuracy", "losses", "agreement"} <= fourth["parts"].keys()
     assert fourth["server"] == first["server"]
+
+
+def test_charts_wait_so_that_drawing_them_takes_little_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board, "CHART_SHARE", 1e-6)
+    status = begun()
+    close(status, 0, 1)
+    browser = client(status, tmp_path)
+    first = browser.get("/parts").json()
+    close(status, 2)
+    later = browser.get(f"/parts?since={first['version']}").json()
+    assert later["parts"].keys() == {"head", "nodes", "replies"}
+    status.phase(2, "finished")
+    end = browser.get(f"/parts?since={later['version']}").json()
+    assert {"accuracy", "losses"} <= end["parts"].keys()
 
 
 def test_parts_of_a_strange_version_are_all(tmp_path: Path) -> None:
