@@ -23,7 +23,7 @@ from client_app.teachers.cache import Key, Table, digest, keys_of
 from client_app.teachers.prompts import texts
 from client_app.teachers.room import MIB, NoRoom, check_room, needed
 from client_app.teachers.settings import TeacherSettings, read_teachers
-from client_app.teachers.source import describe, find_weights, fingerprint, resolve
+from client_app.teachers.source import check_file, describe, find_weights, fingerprint, resolve
 
 log = logging.getLogger(__name__)
 
@@ -87,11 +87,12 @@ class Teachers:
         Raises
         ------
         SettingsError: as at first.
-        ModelError: a model or tag is unknown, or weights cannot be had.
+        ModelError: a model or tag is unknown, or weights are damaged or cannot be had.
         """
         self._read()
         for settings in self._settings.teacher:
-            find_weights(describe(settings))
+            source = describe(settings)
+            check_file(source, find_weights(source))
 
     def answers(self, embeddings: bool = False) -> Answers:
         """Answers to all training images, from the cache as far as they are there.

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import logging
+import zipfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -120,6 +121,32 @@ def find_weights(source: Source) -> Path:
             "checkpoint of this teacher"
         ) from error
     return Path(found)
+
+
+def check_file(source: Source, weights: Path) -> None:
+    """Refuse a file that is cut off or no file of weights, without reading it to its end.
+
+    Raises
+    ------
+    ModelError: it is damaged; the message says which.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if weights.suffix == ".safetensors":
+        try:
+            with safe_open(weights, "pt") as tensors:  # compares its header with its length
+                damage = "" if tensors.keys() else "it holds no tensors"
+        except (SafetensorError, OSError) as error:
+            damage = str(error)
+    else:  # PyTorch's own: a ZIP archive, whose end is its directory, or once a bare pickle
+        with weights.open("rb") as file:
+            pickled = file.read(1) == b"\x80"
+        known = pickled or zipfile.is_zipfile(weights)
+        damage = "" if known else "it is no checkpoint of PyTorch"
+    if damage:
+        raise ModelError(
+            f"teacher {source.model}: {weights} is damaged ({damage}); copy the file again"
+        )
 
 
 def resolve(settings: TeacherSettings, notes: Path) -> tuple[Source, Path]:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from client_app.teachers.settings import TeacherSettings
 
 CHECK = "teacher"
-SMALLEST = 2**16  # weights under 64 KiB are a failed download or a pointer file
 
 
 def check_teachers(path: Path | None) -> list[Finding]:
@@ -41,7 +40,7 @@ def check_teachers(path: Path | None) -> list[Finding]:
 
 def _check(teacher: TeacherSettings, limit: int, path: Path) -> Finding:
     from client_app.teachers.room import MIB, NoRoom, check_room, needed
-    from client_app.teachers.source import LOCAL, describe, find_weights
+    from client_app.teachers.source import LOCAL, check_file, describe, find_weights
 
     try:
         source = describe(teacher)
@@ -55,15 +54,9 @@ def _check(teacher: TeacherSettings, limit: int, path: Path) -> Finding:
                 f"without a network, bring the file and name it as checkpoint in {path}",
             )
         weights = find_weights(source)
+        check_file(source, weights)
     except NoRoom as problem:
         return warning(CHECK, f"{problem}; the device trains without it", "see above")
     except ModelError as problem:
         return error(CHECK, str(problem), f"correct {path}")
-    size = weights.stat().st_size
-    if size < SMALLEST:
-        return error(
-            CHECK,
-            f"{weights} holds {size} bytes, too few for weights",
-            "copy the file again: it is a stub or a broken download",
-        )
-    return ok(CHECK, f"{source.model}, {size / MIB:.1f} MiB of weights")
+    return ok(CHECK, f"{source.model}, {weights.stat().st_size / MIB:.1f} MiB of weights")

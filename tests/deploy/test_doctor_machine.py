@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -216,7 +217,7 @@ def test_a_teachers_file(tmp_path: Path):
         vit + 'pretrained = "opena"': "no public weights 'opena'; near: openai",
         vit: "has no weights: give checkpoint",
         vit + 'checkpoint = "gone.pt"': "gone.pt is not a file",
-        vit + 'checkpoint = "stub.pt"': "too few for weights",
+        vit + 'checkpoint = "stub.pt"': "stub.pt is damaged",
         'prompts = ["a photo"]\n' + vit: "has no placeholder",
         vit + 'pretraind = "openai"': "unknown setting",
         '[[teacher]]\nmodel = "local-dir:gone"': "open_clip_config.json cannot be read",
@@ -229,7 +230,8 @@ def test_a_teachers_file(tmp_path: Path):
     tagged = teachers_finding(tmp_path, vit + 'pretrained = "openai"')
     assert tagged.status == "warning"
     assert "fetched before its first run" in tagged.cause
-    (tmp_path / "whole.pt").write_bytes(bytes(MIB))
+    with zipfile.ZipFile(tmp_path / "whole.pt", "w") as file:
+        file.writestr("archive/data.pkl", bytes(MIB))
     assert teachers_finding(tmp_path, vit + 'checkpoint = "whole.pt"').status == "ok"
     cramped = teachers_finding(tmp_path, "memory = 100\n" + vit + 'checkpoint = "whole.pt"')
     assert cramped.status == "warning"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,7 @@ def test_a_teacher_changes_the_model_and_a_run_without_is_plain(tmp_path: Path, 
     ("teacher", "head", "message"),
     [
         ('model = "local-dir:gone"', "", "open_clip_config.json cannot be read"),
+        ('model = "local-dir:torn"', "", "open_clip_model.safetensors is damaged"),
         ('model = "ViT-B32"\npretrained = "openai"', "", "near: .*ViT-B-32"),
         (None, 'prompts = ["a photo"]', "has no placeholder"),
         (None, '[class-names]\n"eleven" = "11"', "the run has no class 'eleven'"),
@@ -169,6 +171,8 @@ def test_a_wrong_teacher_is_refused_before_training_and_the_others_go_on(
     tmp_path: Path, small_run: Run, teacher: str | None, head: str, message: str
 ):
     wrong = teachers_file(tmp_path, teacher or table(), head=head)
+    torn = shutil.copytree(tiny_teacher(), tmp_path / "torn") / "open_clip_model.safetensors"
+    torn.write_bytes(torn.read_bytes()[:-100])
     config = {**DATA, "method": "fed_lpfm", "rounds": 1, "round.nodes": 3, "round.wait": 5.0}
     notices: list[str] = []
     grid = fleet([wrong], config)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from client_app.teachers import source as module
 from client_app.teachers.clip import Clip, preparation
 from client_app.teachers.settings import TeacherSettings
-from client_app.teachers.source import create, describe, find_weights, fingerprint
+from client_app.teachers.source import check_file, create, describe, find_weights, fingerprint
 from common.errors import ModelError
 from tests.tiny_teacher import tiny_teacher
 
@@ -116,6 +116,34 @@ def test_a_local_checkpoint_and_what_is_none(tmp_path: Path):
     weights.unlink()
     with pytest.raises(ModelError, match="no weights in the folder"):
         find_weights(found)
+
+
+def test_damaged_files_are_found_without_loading(tmp_path: Path):
+    found = describe(teacher(f"local-dir:{tiny_teacher()}"))
+    whole = find_weights(found)
+    check_file(found, whole)
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "good.pt")
+    check_file(found, tmp_path / "good.pt")
+    for name, content in {
+        "cut.safetensors": whole.read_bytes()[:-1],
+        "stub.safetensors": b"version https://git-lfs.github.com/spec/v1",
+        "empty.safetensors": b"",
+        "cut.pt": (tmp_path / "good.pt").read_bytes()[:-30],
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ModelError, match=f"{name} is damaged"):
+            check_file(found, tmp_path / name)
+
+
+def test_a_repository_without_network_says_what_to_bring(monkeypatch: pytest.MonkeyPatch):
+    import open_clip
+
+    def offline(*_: object, **__: object) -> str:
+        raise FileNotFoundError("no network")
+
+    monkeypatch.setattr(open_clip.pretrained, "hf_hub_download", offline)
+    with pytest.raises(ModelError, match=r"bring the files of https://huggingface\.co/owner/name"):
+        describe(teacher("hf-hub:owner/name"))
 
 
 def test_weights_of_another_architecture(tmp_path: Path):
