@@ -1,6 +1,6 @@
 """Fed-LPFM against FedAvg, FedProx and FML as the clients' data grow apart.
 
-    python -m benchmarks.fed_lpfm [--seeds 0 1 2] [--rounds 15] [--folder runs/fed_lpfm]
+    python -m benchmarks.fed_lpfm [--seeds 0 1 2] [--rounds 15] [--epochs 2] [--folder runs/fed_lpfm]
 
 Accuracy after the last round on a balanced test set, per cent, mean and standard deviation over
 the seeds; in brackets that of the worst class. The teacher's own zero-shot accuracy stands beside,

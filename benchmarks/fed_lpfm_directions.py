@@ -24,7 +24,7 @@ from benchmarks.fed_lpfm_runs import (
     teacher,
 )
 
-PARTITIONS = ("1 class", "2 classes", "Dirichlet 0.1", "Dirichlet 1.0")
+PARTITIONS = ("1 class", "2 classes", "Dirichlet 1.0")
 
 Choice = Callable[[Options, int], Callable[[int], str]]
 """Seed -> client -> its teachers file."""

@@ -23,8 +23,8 @@ from benchmarks.fed_lpfm_runs import (
 )
 
 PARTITION = "2 classes"
-LAMBDAS = (0.1, 0.5, 0.9, 1.0)
-TEMPERATURES = (1.0, 2.0, 4.0)
+LAMBDAS = (0.1, 0.5, 0.9)
+TEMPERATURES = (1.0, 4.0)
 LOSSES: dict[str, dict[str, Any]] = {
     "KL": {"loss": "kl"},
     "MSE on logits": {"loss": "mse", "lambda": 0.1},
