@@ -177,5 +177,8 @@ def _model(name: str, classes: int, data: DataSettings, seed: int) -> tuple[Flat
 def _state_folder(context: Context, settings: RunSettings, node: NodeSettings) -> Path | None:
     if not node.state_folder:
         return None
-    run = settings.run_name or f"run-{context.run_id}"
-    return Path(node.state_folder).expanduser() / run
+    run = Path(node.state_folder).expanduser() / (settings.run_name or f"run-{context.run_id}")
+    if settings.data.name == "folder":
+        return run
+    # Nodes that play clients of a dealt set often share a machine, and then a folder.
+    return run / f"client-{played_clients(node, settings.data)[0]}"

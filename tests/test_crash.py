@@ -52,10 +52,8 @@ class Fatal(Status):
 
 
 def play(folder: Path, method: str, status: Status | None = None, **more: Any) -> Path:
-    nodes = [
-        config | {"state-folder": str(folder / f"device-{n}")}
-        for n, config in enumerate(node_configs(DATA))
-    ]
+    state = {"state-folder": str(folder / "devices")}
+    nodes = [config | state for config in node_configs(DATA)]
     config = {**SETTINGS, "method": method, **more}
     grid = InProcessGrid(app, nodes, default_config() | config)
     server = ServerSettings(runs=folder, cache=folder.parent / "cache")
@@ -179,7 +177,7 @@ def test_what_a_device_keeps_to_itself_is_not_trained_twice(
     """FML's own models: the round that is played again starts from those before it."""
     killed(lambda: play(tmp_path, "fml", Fatal("checkpoint", 1)))
     resumed = play(tmp_path, "fml", resume=True)
-    own = "device-1/run/fml.safetensors"
+    own = "devices/run/client-1/fml.safetensors"
     assert (tmp_path / own).read_bytes() == (whole("fml").parent / own).read_bytes()
     assert record(resumed) == record(whole("fml"))
 

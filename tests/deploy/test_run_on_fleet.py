@@ -48,7 +48,7 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     home = tmp_path_factory.mktemp("fleet")
     nodes = [
-        NodeSpec(f"node-{n}", config | {"state-folder": str(home / f"state-{n}")})
+        NodeSpec(f"node-{n}", config | {"state-folder": str(home / "devices")})
         for n, config in enumerate(node_configs(DATA))
     ]
     server = {"AUGFLOWER_RUNS": str(home / "runs"), "AUGFLOWER_CACHE": str(home / "cache")}
