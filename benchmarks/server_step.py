@@ -18,10 +18,12 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 from benchmarks.machine import footer, milliseconds
 from common.methods.augfl import Up
 from common.models import FlatModel, build
+from common.sketch import sketch
 from common.wire import pack
-from server_app.admission import Gate
+from server_app.admission import Gate, Sizes, check_fields
 from server_app.method import Setup
 from server_app.methods.augfl import Server, Settings
+from server_app.replies import Asked, check, read
 from server_app.transport.in_process import InProcessGrid
 
 CLIENTS, TURNS = 100, 7
@@ -34,7 +36,10 @@ def main() -> None:
     vectors = [rng.normal(size=len(model)).astype(np.float32) for _ in range(CLIENTS)]
     InProcessGrid(lambda *_: None, [], {})  # type: ignore[arg-type]  # sets the sender
     messages = [
-        _reply(node, pack(Up(1, 0, model.with_vector(vector), 30, 0.5, 1.0, 1.0)))
+        _reply(
+            node,
+            pack(Up(1, 0, model.with_vector(vector), sketch(vector).tolist(), 30, 0.5, 1.0, 1.0)),
+        )
         for node, vector in enumerate(vectors)
     ]
     named = [
@@ -49,7 +54,7 @@ def main() -> None:
         for vector in vectors
     ]
 
-    def read() -> None:
+    def plain() -> None:
         total = np.zeros_like(vectors[0])
         for vector in vectors:
             total += vector
@@ -61,13 +66,20 @@ def main() -> None:
             server.enrol(node, 30)
         expected = {"round": 1, "examples": 30, "increment": model.specs}
         for node, message in enumerate(messages):
-            server.absorb(node, gate.admit(node, 1, message, Up, expected))
+            asked = Asked(node, "", 1, "train.augfl")
+
+            def examine(message: Message = message, asked: Asked = asked) -> tuple[Up, Sizes]:
+                up = read(Up, check(message, asked, [model.specs]).content)
+                check_fields(up, expected)
+                return up, server.offer(asked.node, up)
+
+            server.absorb(node, gate.admit(1, node, examine))
         server.step(1)
 
     def flower() -> None:
         aggregate_arrayrecords(named, "num-examples")
 
-    times = np.array([[milliseconds(f) for f in (read, augfl, flower)] for _ in range(TURNS + 1)])[
+    times = np.array([[milliseconds(f) for f in (plain, augfl, flower)] for _ in range(TURNS + 1)])[
         1:
     ]
     print(f"{CLIENTS} clients, {len(model):,} parameters, {torch.get_num_threads()} threads\n")

@@ -2,52 +2,45 @@
 
 Flower checks nothing: one NaN, a negative count or an extra key spoils or ends a run. Here a bad
 reply is rejected with node, field and reason, the round goes on, and a node that offends again
-and again is set aside for a while.
+and again is set aside for a while. ``docs/gate.md`` lists the checks and what was measured.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass, fields
+from typing import Any, TypeVar
 
-import numpy as np
-from flwr.app import Message
-
-from common.errors import WireError
 from common.tensors import Spec, Tensors
-from common.wire import unpack
+from server_app.rejection import Rejected
+from server_app.usual import CAP, Usual
 
 OFFENCES = 3
-"""Rejections in a row after which a node is set aside."""
+"""Rejections in a row after which a node is set aside; after a pause, one is enough."""
 
 PAUSE = 10
 """Rounds for which it is."""
 
-WARM_UP = 20
-"""Norms that must have been seen before they can judge another."""
+RANGES = {
+    "loss": (0.0, CAP),
+    "own_loss": (0.0, CAP),
+    "distillation_loss": (-1e-3, CAP),
+    "gradient_norm": (0.0, CAP),
+    "curvature": (0.0, CAP),
+    "teachers": (0, 1000),
+}
+"""Numbers by which nothing is multiplied, but which a person reads, or rho rises with."""
 
-LARGEST = 10.0
-"""Times the largest recent norm that is too much. Honest norms are heavy-tailed: increments of
-duals shrink for clients that have settled and stay large for those that have not, so that a limit
-from median and deviation turns honest clients away."""
-
-
-class Rejected(Exception):
-    """A reply may not touch the model."""
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
-        self.field = field
-        self.reason = reason
+Sizes = dict[str, float]
+Seen = TypeVar("Seen")
 
 
 @dataclass
 class _Record:
-    offences: int = 0
-    until: int = 0
+    row: int = 0  # rejections in a row
+    until: int = 0  # first round in which the node is asked again
+    rejected: int = 0  # rejections in all
 
 
 class Gate:
@@ -55,90 +48,100 @@ class Gate:
 
     def __init__(self) -> None:
         self._nodes: dict[int, _Record] = {}
-        self._norms: dict[str, deque[float]] = {}
-        self._round_norms: dict[str, list[float]] = {}
+        self._usual: dict[str, Usual] = {}
+        self._sizes: dict[str, list[float]] = {}
 
-    def excluded(self, node: int, round: int) -> bool:
-        """Whether the node is set aside in this round."""
-        return round < self._nodes.get(node, _Record()).until
+    @property
+    def rejections(self) -> dict[int, int]:
+        """Node -> replies rejected so far; nodes without any are not listed."""
+        return {node: record.rejected for node, record in self._nodes.items()}
 
-    def admit(
-        self, node: int, round: int, message: Message, contract: Any, expected: dict[str, Any]
-    ) -> Any:
-        """The reply as a contract, if nothing is wrong with it.
+    def set_aside(self, round: int) -> dict[int, int]:
+        """Node that is set aside in this round -> the round in which it is asked again."""
+        return {n: record.until for n, record in self._nodes.items() if round < record.until}
+
+    def admit(self, round: int, node: int, examine: Callable[[], tuple[Seen, Sizes]]) -> Seen:
+        """What a look at a reply has seen, if nothing is wrong with it.
 
         Parameters
         ----------
-        contract: class of the reply.
-        expected: exact values that some fields must have; for tensors, their specs; for
-            ``examples``, the largest number allowed.
+        examine: all other checks; gives what it has seen, and sizes to compare with what is usual.
 
         Raises
         ------
         Rejected: with the field and the reason.
         """
         try:
-            up = self._check(node, message, contract, expected)
+            seen, sizes = examine()
+            for name, size in sizes.items():
+                self._check_size(name, size)
         except Rejected:
-            record = self._nodes.setdefault(node, _Record())
-            record.offences += 1
-            if record.offences >= OFFENCES:
-                record.until, record.offences = round + 1 + PAUSE, 0
+            self.reject(round, node)
             raise
-        self._nodes.pop(node, None)
-        return up
+        for name, size in sizes.items():
+            self._sizes.setdefault(name, []).append(size)
+        if node in self._nodes:
+            self._nodes[node].row = 0
+        return seen
+
+    def reject(self, round: int, node: int) -> None:
+        """Count an offence of a node."""
+        record = self._nodes.setdefault(node, _Record())
+        record.row += 1
+        record.rejected += 1
+        if record.row >= OFFENCES:
+            record.until, record.row = round + 1 + PAUSE, OFFENCES - 1
 
     def end_round(self) -> None:
-        """Let the norms of this round judge the next."""
-        for name, norms in self._round_norms.items():
-            self._norms.setdefault(name, deque(maxlen=500)).extend(norms)
-        self._round_norms.clear()
+        """Let the sizes of this round judge the next."""
+        for name, sizes in self._sizes.items():
+            self._usual.setdefault(name, Usual()).extend(sizes)
+        self._sizes.clear()
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on."""
-        nodes = {str(n): [r.offences, r.until] for n, r in self._nodes.items()}
-        return {"nodes": nodes, "norms": {name: list(seen) for name, seen in self._norms.items()}}
+        nodes = {str(node): astuple(record) for node, record in self._nodes.items()}
+        return {"nodes": nodes, "usual": {n: usual.state() for n, usual in self._usual.items()}}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take up what ``state`` gave."""
         self._nodes = {int(node): _Record(*record) for node, record in state["nodes"].items()}
-        self._norms = {name: deque(seen, maxlen=500) for name, seen in state["norms"].items()}
+        self._usual = {name: Usual(seen) for name, seen in state["usual"].items()}
 
-    def _check(self, node: int, message: Message, contract: Any, expected: dict[str, Any]) -> Any:
-        if message.metadata.src_node_id != node:
-            raise Rejected("node", f"sent by {message.metadata.src_node_id}")
-        try:
-            up = unpack(contract, message.content)
-        except WireError as error:
-            name, _, reason = str(error).partition(": ")
-            raise Rejected(name.rpartition(".Up.")[2], reason) from None
-        for field in fields(up):
-            value = getattr(up, field.name)
-            if isinstance(value, Tensors):
-                self._check_tensors(field.name, value, expected.get(field.name))
-            elif field.name == "examples":
-                if not 0 < value <= expected["examples"]:
-                    raise Rejected("examples", f"{value}, enrolled with {expected['examples']}")
-            elif field.name in expected and value != expected[field.name]:
-                raise Rejected(field.name, f"{value!r}, expected {expected[field.name]!r}")
-        return up
-
-    def _check_tensors(self, name: str, tensors: Tensors, specs: tuple[Spec, ...] | None) -> None:
-        if specs is not None and tensors.specs != specs:
-            raise Rejected(name, _difference(tensors.specs, specs))
-        norm = 0.0
-        for vector in tensors.vectors.values():
-            if vector.dtype.kind == "f":
-                norm += float(np.dot(vector, vector))
-        norm = math.sqrt(norm)
-        if not math.isfinite(norm):
+    def _check_size(self, name: str, size: float) -> None:
+        if not math.isfinite(size):
             raise Rejected(name, "holds values that are not finite")
-        seen = self._norms.get(name, ())
-        if len(seen) >= WARM_UP:
-            limit = LARGEST * max(seen)
-            if norm > limit:
-                raise Rejected(name, f"norm {norm:.3g} is over {limit:.3g}, ten times any recent")
-        self._round_norms.setdefault(name, []).append(norm)
+        limit = self._usual[name].limit if name in self._usual else CAP
+        if size > limit:
+            raise Rejected(name, f"size {size:.3g}; by what is usual here, {limit:.3g} is too much")
+
+
+def check_fields(up: Any, expected: Mapping[str, Any]) -> None:
+    """Check the fields of a reply that every method has the same way.
+
+    Parameters
+    ----------
+    expected: exact values that some fields must have; for tensors, their specs; for ``examples``,
+        the number enrolled.
+
+    Raises
+    ------
+    Rejected: with the field and the reason.
+    """
+    for field in fields(up):
+        name, value = field.name, getattr(up, field.name)
+        if isinstance(value, Tensors):
+            if value.specs != expected[name]:
+                raise Rejected(name, _difference(value.specs, expected[name]))
+        elif name == "examples":
+            if not 0 < value <= expected[name]:
+                raise Rejected(name, f"{value}, enrolled with {expected[name]}")
+        elif name in RANGES:
+            low, high = RANGES[name]
+            if not low <= value <= high:
+                raise Rejected(name, f"is {value:g}; {low:g} to {high:g} are possible")
+        elif name in expected and value != expected[name]:
+            raise Rejected(name, f"is {value!r}, expected {expected[name]!r}")
 
 
 def _difference(got: tuple[Spec, ...], wanted: tuple[Spec, ...]) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 
 from common.tensors import Tensors
 from server_app.method import Setup, State
+from server_app.rejection import Rejected
+from server_app.summation import Sum
 
 
 class Averaging:
@@ -20,16 +25,28 @@ class Averaging:
         self.model = setup.model
         self.buffers = setup.buffers
         self._rate = rate
+        self._sum = Sum(len(setup.model))
         self.discard()
 
     def enrol(self, node: int, examples: int) -> None:
         """Weights come with the replies; nothing to do."""
 
+    def weight(self, up: Any) -> int:
+        """What a reply counts for."""
+        return int(up.examples)
+
+    def offer(self, node: int, up: Any) -> dict[str, float]:
+        """Sizes of the change and of the buffers."""
+        sizes = {"change": self._sum.offer(up.change.vector, self.weight(up))}
+        if hasattr(up, "buffers"):
+            sizes["buffers"] = _size(up.buffers)
+        return sizes
+
     def add(
         self, change: Tensors, examples: int, loss: float, buffers: Tensors | None = None
     ) -> None:
         """Take in one client's change, with its number of examples as weight."""
-        self._sum += np.float32(examples) * change.vector
+        self._sum.keep(change.vector, examples)
         self._examples += examples
         self._loss += loss * examples
         for name, array in (buffers.unpack() if buffers else {}).items():
@@ -41,7 +58,7 @@ class Averaging:
 
     def step(self, round: int) -> dict[str, float]:
         """Add the weighted average of the changes to the model."""
-        change = self._sum * np.float32(self._rate / self._examples)
+        change = self._sum.total * np.float32(self._rate / self._examples)
         self.model = self.model.with_vector(self.model.vector + change)
         if self._buffers:
             old = self.buffers.unpack()
@@ -61,7 +78,7 @@ class Averaging:
 
     def discard(self) -> None:
         """Forget the replies of this round."""
-        self._sum = np.zeros(len(self.model), np.float32)
+        self._sum.clear()
         self._buffers: dict[str, np.ndarray] = {}
         self._examples = 0
         self._loss = 0.0
@@ -73,3 +90,16 @@ class Averaging:
     def load_state(self, state: State) -> None:
         """Take up model and buffers."""
         self.model, self.buffers = state[0]["model"], state[0]["buffers"]
+
+
+def _size(buffers: Tensors) -> float:
+    """Norm of the running statistics; what no statistic can be is refused."""
+    square = 0.0
+    for name, array in buffers.unpack().items():
+        if name.endswith("running_var") and array.size and not array.min() >= 0:
+            raise Rejected("buffers", f"{name} has a variance below zero or not finite")
+        if array.dtype.kind == "f":
+            square += float(np.square(array, dtype=np.float64).sum())
+        elif array.dtype.kind == "i" and array.size and not 0 <= array.min() <= array.max() < 2**40:
+            raise Rejected("buffers", f"{name} counts {array.min()} to {array.max()}")
+    return math.sqrt(square)

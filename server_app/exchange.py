@@ -17,7 +17,7 @@ from common.config import LATE_ROUNDS, RoundSettings
 from common.wire import pack, size
 from server_app.nodes import Nodes
 from server_app.status import Status
-from server_app.transport.ordered import await_reply, pull
+from server_app.transport.ordered import Unreadable, await_reply, pull
 
 LOOK = 2.0
 """Seconds between two looks at who is online while a reply is awaited."""
@@ -30,14 +30,14 @@ class Answer(NamedTuple):
     ----------
     node: the node that was asked last; it may have been another than at first.
     message_id: of the message that it was asked with.
-    reply: without an error; None if there is none.
+    reply: without an error, but it may be unreadable; None if there is none.
     reason: why there is none.
     """
 
     seat: int
     node: int
     message_id: str
-    reply: Message | None
+    reply: Message | Unreadable | None
     reason: str
 
 
@@ -71,6 +71,11 @@ class Exchange:
         self._late: dict[int, _Late] = {}
         self._sent: dict[int, _Sent] = {}
         self.bytes_down = 0
+
+    @property
+    def run_id(self) -> int:
+        """Flower's id of the run."""
+        return self._grid.run.run_id
 
     def free(self, seats: Sequence[int]) -> tuple[list[int], list[dict[str, str]]]:
         """The seats that are not at work on an old message, and entries on those that are."""
@@ -146,7 +151,7 @@ class Exchange:
         sent = self._sent[seat]
         watch = _Watch(lambda: self._restarted(sent))
         reply = await_reply(self._grid, sent.message_id, deadline, watch)
-        if reply is not None and not reply.has_error():
+        if isinstance(reply, Unreadable) or (reply is not None and not reply.has_error()):
             self._status.node(sent.node, "online", seen=True)
             return Answer(seat, sent.node, sent.message_id, reply, "")
         if reply is not None or watch.found:

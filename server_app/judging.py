@@ -6,72 +6,94 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from flwr.app import Message
 
-from common import evaluation
+from common import enrolment, evaluation
 from common.config import RunSettings
-from common.errors import WireError
-from common.wire import size, unpack
+from common.wire import size
+from server_app.admission import Gate
 from server_app.exchange import Exchange
 from server_app.method import Method
 from server_app.nodes import Nodes
+from server_app.rejection import Rejected
+from server_app.replies import Asked, check, read
+from server_app.usual import CAP
 
 
 def judge(
-    exchange: Exchange, nodes: Nodes, settings: RunSettings, method: Method, round: int
+    exchange: Exchange,
+    nodes: Nodes,
+    gate: Gate,
+    settings: RunSettings,
+    method: Method,
+    round: int,
 ) -> dict[str, Any]:
     """Accuracy and loss on the target clients before and after adaptation.
 
     Returns what the record of the round has on it: ``evaluation``, nothing if no target answered,
-    ``evaluation_missing``, and the array bytes sent down and up.
+    ``evaluation_missing``, ``rejected``, and the array bytes sent down and up.
     """
     nodes.discover()
     rules = settings.evaluation
     down = evaluation.Down(method.model, method.buffers, rules.alpha, rules.steps, rules.statistics)
     asked, missing = exchange.free(nodes.targets)
-    up_bytes, clients = 0, []
+    up_bytes, clients, rejected = 0, [], []
     for answer in exchange.ask(round, "evaluate", asked, lambda _: down):
-        reason = answer.reason
-        if answer.reply is not None:
+        if isinstance(answer.reply, Message):
             up_bytes += size(answer.reply.content)
-            try:
-                up = unpack(evaluation.Up, answer.reply.content)
-                clients += entries(answer.node, up, nodes.enrolled[answer.node].clients)
-            except WireError as error:
-                reason = f"no valid judgement: {error}"
-        if reason:
-            missing.append({"node": str(answer.node), "reason": reason})
+        if answer.reply is None:
+            missing.append({"node": str(answer.node), "reason": answer.reason})
+            continue
+        try:
+            sent = Asked(answer.node, answer.message_id, exchange.run_id, "evaluate")
+            up = read(evaluation.Up, check(answer.reply, sent).content)
+            clients += entries(answer.node, up, nodes.enrolled[answer.node])
+        except Rejected as refusal:
+            gate.reject(round, answer.node)
+            rejected.append(
+                {"node": str(answer.node), "field": refusal.field, "reason": refusal.reason}
+            )
     return {
         "evaluation": combine(clients),
         "evaluation_missing": missing,
+        "rejected": rejected,
         "bytes_down": exchange.bytes_down,
         "bytes_up": up_bytes,
     }
 
 
-def entries(node: int, up: evaluation.Up, enrolled: Sequence[int]) -> list[dict[str, Any]]:
+def entries(node: int, up: evaluation.Up, enrolled: enrolment.Up) -> list[dict[str, Any]]:
     """One entry for each client that a node has judged the model for.
 
     Raises
     ------
-    WireError: the counts contradict each other, or it is about other clients than ``enrolled``.
+    Rejected: it is about other clients or images than those enrolled, or no judgement could be so.
     """
-    columns = (
-        up.clients, up.examples, up.correct_before, up.correct_after, up.loss_before, up.loss_after
-    )  # fmt: skip
-    if up.clients != enrolled or len({len(column) for column in columns}) != 1:
-        raise WireError("it is not about the clients that the node plays")
-    found = []
-    for client, n, before, after, loss_before, loss_after in zip(*columns, strict=True):
-        if n < 1 or not 0 <= before <= n or not 0 <= after <= n:
-            raise WireError(f"client {client}: {before} and {after} right of {n}")
-        found.append(
-            {
-                "node": str(node), "client": str(client), "examples": n,
-                "accuracy_before": before / n, "accuracy_after": after / n,
-                "loss_before": loss_before, "loss_after": loss_after,
-            }
-        )  # fmt: skip
-    return found
+    if up.clients != enrolled.clients:
+        raise Rejected("clients", f"are {str(up.clients)[:80]}, enrolled {enrolled.clients}")
+    for name in ("examples", "correct_before", "correct_after", "loss_before", "loss_after"):
+        if len(column := getattr(up, name)) != len(up.clients):
+            raise Rejected(name, f"{len(column)} entries for {len(up.clients)} clients")
+    if min(up.examples) < 1 or sum(up.examples) != enrolled.query:
+        raise Rejected("examples", f"{sum(up.examples)}, enrolled with {enrolled.query}")
+    for name in ("correct_before", "correct_after"):
+        for right, n in zip(getattr(up, name), up.examples, strict=True):
+            if not 0 <= right <= n:
+                raise Rejected(name, f"{right} right of {n}")
+    for name in ("loss_before", "loss_after"):
+        if not 0 <= min(getattr(up, name)) <= max(getattr(up, name)) <= CAP:
+            raise Rejected(name, f"is {min(getattr(up, name)):g} to {max(getattr(up, name)):g}")
+    return [
+        {
+            "node": str(node), "client": str(client), "examples": n,
+            "accuracy_before": before / n, "accuracy_after": after / n,
+            "loss_before": loss_before, "loss_after": loss_after,
+        }
+        for client, n, before, after, loss_before, loss_after in zip(
+            up.clients, up.examples, up.correct_before, up.correct_after,
+            up.loss_before, up.loss_after, strict=True,
+        )
+    ]  # fmt: skip
 
 
 def combine(clients: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

@@ -52,8 +52,8 @@ class Setup:
 class Method(Protocol):
     """A server half: ``Server`` in ``server_app/methods/<m>.py``, built as Server(settings, setup).
 
-    A round is ``broadcast`` for each node asked, ``absorb`` for each reply that was admitted, in
-    a fixed order of nodes, and then either ``step`` or ``discard``.
+    A round is ``broadcast`` for each node asked; for each reply, in a fixed order of nodes,
+    ``offer``, and ``absorb`` if it is admitted; and then either ``step`` or ``discard``.
     """
 
     model: Tensors
@@ -64,6 +64,14 @@ class Method(Protocol):
 
     def broadcast(self, round: int, node: int) -> Any:
         """This round's Down for one node."""
+
+    def offer(self, node: int, up: Any) -> dict[str, float]:
+        """Look at a reply that may be bad; gives sizes by field, to compare with what is usual.
+
+        Raises
+        ------
+        Rejected: the method cannot use it.
+        """
 
     def absorb(self, node: int, up: Any) -> None:
         """Take in one admitted reply; nothing is final before ``step``."""

@@ -10,12 +10,17 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from common import enrolment
-from common.errors import FleetError, WireError
-from common.wire import pack, unpack
+from common.errors import FleetError
+from common.wire import pack
+from server_app.rejection import Rejected
+from server_app.replies import Asked, check, read
 from server_app.status import Status
-from server_app.transport.ordered import pull
+from server_app.transport.ordered import Unreadable, pull
 
 Notice = Callable[[str], None]
+
+MOST_IMAGES = 10**7
+"""Of one client; weights are shares of images, so that a false number outweighs all others."""
 
 RETRY_AFTER = 15.0
 """Seconds before a node that failed to introduce itself is asked again."""
@@ -131,7 +136,7 @@ class Nodes:
             if reply is None and now < until and node in self.online:
                 continue
             del self._asked[node]
-            if problem := self._enrol(node, reply):
+            if problem := self._enrol(node, message_id, reply):
                 self._refused[node] = time.monotonic()
                 self._notice(f"node {node} cannot take part: {problem}")
 
@@ -144,20 +149,18 @@ class Nodes:
             elif node not in before and node in self.online:
                 self._status.node(node, "online", seen=True)
 
-    def _enrol(self, node: int, reply: Message | None) -> str:
+    def _enrol(self, node: int, message_id: str, reply: Message | Unreadable | None) -> str:
         if reply is None:
             return "it did not answer"
-        if reply.has_error():
+        if isinstance(reply, Message) and reply.has_error():
             return reply.error.reason or "its ClientApp failed"
+        sent = Asked(node, message_id, self._grid.run.run_id, "query.enrol")
         try:
-            up = unpack(enrolment.Up, reply.content)
-        except WireError as error:
-            return str(error)
+            up = read(enrolment.Up, check(reply, sent).content)
+            _check_possible(up, self._plan)
+        except Rejected as refusal:
+            return str(refusal)
         plan = self._plan
-        if up.role not in ("source", "target") or not up.clients:
-            return f"it is a {up.role!r} of clients {up.clients}"
-        if up.support < 1 or up.query < 1:
-            return f"it has {up.support} support and {up.query} query images"
         if plan.classes and tuple(up.classes) != plan.classes:
             return f"its classes are {', '.join(up.classes)}; the run's {', '.join(plan.classes)}"
         if plan.digest and up.plan != plan.digest:
@@ -177,3 +180,22 @@ class Nodes:
     def _with_role(self, role: str) -> list[int]:
         present = self.enrolled.keys() & self.online.keys()
         return sorted(self.seat(node) for node in present if self.enrolled[node].role == role)
+
+
+def _check_possible(up: enrolment.Up, plan: Plan) -> None:
+    """Refuse an introduction that can be of no node.
+
+    Raises
+    ------
+    Rejected: with the field and the reason.
+    """
+    if up.role not in ("source", "target"):
+        raise Rejected("role", f"is {up.role!r}; there are source and target")
+    lowest = 0 if plan.digest else -1  # a device with images of its own plays no numbered client
+    if not up.clients or min(up.clients) < lowest or len(set(up.clients)) != len(up.clients):
+        raise Rejected("clients", f"are {str(up.clients)[:80]}")
+    for name in ("support", "query"):
+        if not 0 < getattr(up, name) <= MOST_IMAGES * len(up.clients):
+            raise Rejected(name, f"is {getattr(up, name)} images of {len(up.clients)} clients")
+    if up.parameters != plan.parameters:
+        raise Rejected("parameters", f"are {up.parameters}; the run's model has {plan.parameters}")

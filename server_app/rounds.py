@@ -115,9 +115,12 @@ class Rounds:
         self._diverged(round)
         if round == 0 or self._settings.evaluates(round):
             with watch.phase("evaluate"):
-                judged = judge(self._exchange, self._nodes, self._settings, self._method, round)
+                judged = judge(
+                    self._exchange, self._nodes, self._gate, self._settings, self._method, round
+                )
             for name in ("bytes_down", "bytes_up"):
                 line[name] += judged.pop(name)
+            line["rejected"] = line.get("rejected", []) + judged.pop("rejected")
             line |= judged
             for entry in judged["evaluation_missing"]:
                 node, reason = entry["node"], entry["reason"]

@@ -15,11 +15,13 @@ from common import evaluation
 from common.config import RunSettings
 from common.errors import FleetError, RunError, WireError
 from common.wire import size
-from server_app.admission import Gate, Rejected
+from server_app.admission import Gate, check_fields
 from server_app.exchange import Answer, Exchange
 from server_app.judging import combine, entries
 from server_app.method import Method
 from server_app.nodes import Nodes
+from server_app.rejection import Rejected
+from server_app.replies import Asked, check, read
 from server_app.seeds import seed_for
 from server_app.status import Status
 from server_app.stopwatch import Stopwatch
@@ -58,6 +60,7 @@ class Training:
         self._gate = gate
         self._status = status
         self._notice = notice
+        self._kind = f"train.{settings.method}"
         self.enrolled: dict[int, int] = {}
         self.void = 0
 
@@ -80,7 +83,7 @@ class Training:
             begun = time.time()
             answers = self._exchange.ask(
                 round,
-                f"train.{self._settings.method}",
+                self._kind,
                 asked,
                 lambda seat: self._method.broadcast(round, seat),
             )
@@ -94,7 +97,8 @@ class Training:
             if answer.reply is None:
                 missing.append({"node": str(answer.node), "reason": answer.reason})
                 continue
-            bytes_up += size(answer.reply.content)
+            if isinstance(answer.reply, Message):
+                bytes_up += size(answer.reply.content)
             with watch.phase("absorb"):
                 try:
                     entry = self._absorb(round, answer, begun, judged)
@@ -132,7 +136,7 @@ class Training:
                 if seat not in self.enrolled:
                     self.enrol(seat, self._examples(seat))
             free, late = self._exchange.free(self._nodes.sources)
-            able = [seat for seat in free if not self._excluded(seat, round)]
+            able = self._able(free, round)
             if able:
                 count = max(1, round_up(rules.fraction * len(able)))
                 chosen = random.Random(seed_for(self._settings.seed, "sample", round))
@@ -147,47 +151,63 @@ class Training:
                 told = True
             time.sleep(0.5)
 
-    def _excluded(self, seat: int, round: int) -> bool:
-        node = self._nodes.at(seat)
-        if node is None or not self._gate.excluded(node, round):
-            return False
-        self._status.node(node, "rejected", reason="set aside after several bad replies")
-        return True
+    def _able(self, seats: list[int], round: int) -> list[int]:
+        """Seats whose nodes are not set aside; all of them if there would be none."""
+        nodes = {seat: node for seat in seats if (node := self._nodes.at(seat)) is not None}
+        aside = self._gate.set_aside(round)
+        able = [seat for seat, node in nodes.items() if node not in aside]
+        for node in (set(nodes.values()) & aside.keys()) if able else ():
+            reason = f"set aside after several bad replies; asked again in round {aside[node]}"
+            self._status.node(node, "rejected", reason=reason)
+        return able or list(nodes)
 
     def _absorb(
         self, round: int, answer: Answer, begun: float, judged: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """Admit a reply and let the method have it; its entry for the record."""
-        reply, node = answer.reply, answer.node
-        assert reply is not None
-        enrolled = self._nodes.enrolled[node]
-        try:
-            own = evaluation.detach(reply.content)
-            own_entries = entries(node, own, enrolled.clients) if own else []
-        except WireError as error:
-            raise Rejected("evaluation", str(error)) from None
-        up = self._admit(round, answer.seat, node, reply)
+        node, enrolled = answer.node, self._nodes.enrolled[answer.node]
+        up, own = self._gate.admit(round, node, lambda: self._examine(round, answer))
         self._method.absorb(answer.seat, up)
-        judged += own_entries
+        judged += own
+        assert isinstance(answer.reply, Message)
+        created = answer.reply.metadata.created_at
         without = getattr(up, "without", "")[:80]  # what a device had to do without, and why
         entry = {
             "node": str(node),
             "client": ",".join(map(str, enrolled.clients)),
-            "seconds": max(0.0, reply.metadata.created_at - begun),
+            "seconds": max(0.0, created - begun),
             "examples": up.examples,
             "loss": up.loss,
         }
         return entry | ({"without": without} if without else {})
 
-    def _admit(self, round: int, seat: int, node: int, reply: Message) -> Any:
+    def _examine(
+        self, round: int, answer: Answer
+    ) -> tuple[tuple[Any, list[dict[str, Any]]], dict[str, float]]:
+        """The reply, and the judgement that came with it; and sizes for the gate.
+
+        Raises
+        ------
+        Rejected: something is wrong with it.
+        """
+        model, buffers = self._method.model.specs, self._method.buffers.specs
         expected = {
             "round": round,
-            "examples": self.enrolled[seat],
-            "increment": self._method.model.specs,
-            "change": self._method.model.specs,
-            "buffers": self._method.buffers.specs,
+            "examples": self.enrolled[answer.seat],
+            "increment": model,
+            "change": model,
+            "buffers": buffers,
         }
-        return self._gate.admit(node, round, reply, self._contract.Up, expected)
+        asked = Asked(answer.node, answer.message_id, self._exchange.run_id, self._kind)
+        reply = check(answer.reply, asked, (model, buffers))
+        try:
+            own = evaluation.detach(reply.content)
+        except WireError as error:
+            raise Rejected(f"evaluation.{error.field}", str(error)) from None
+        own_entries = entries(answer.node, own, self._nodes.enrolled[answer.node]) if own else []
+        up = read(self._contract.Up, reply.content)
+        check_fields(up, expected)
+        return (up, own_entries), self._method.offer(answer.seat, up)
 
     def _update(self, round: int, asked: int, replies: int) -> dict[str, float]:
         self._gate.end_round()

@@ -18,6 +18,7 @@ from client_app.batches import sample
 from client_app.device import Device
 from client_app.meta import meta_gradient
 from common.methods.augfl import Down, Up
+from common.sketch import agree, sketch
 from common.tensors import Tensors
 
 
@@ -32,7 +33,7 @@ def train(down: Down, device: Device) -> Up:
         device, theta, support, query,
         alpha=down.alpha, delta=down.delta, difference=down.difference,
     )  # fmt: skip
-    kept = _acknowledged(device, down.acknowledged)
+    kept = _acknowledged(device, down)
     base = 0 if kept is None else down.acknowledged
     previous = torch.zeros_like(theta) if kept is None else torch.tensor(kept.vector)
     increment = torch.add(previous, meta.vector, alpha=down.weight).neg_()  # (11), times rho_i
@@ -46,6 +47,7 @@ def train(down: Down, device: Device) -> Up:
         round=down.round,
         base=base,
         increment=down.model.with_vector(increment.numpy()),
+        dual=sketch(dual.numpy()).tolist(),
         examples=len(data.support_labels) + len(data.query_labels),
         loss=meta.loss,
         gradient_norm=float(meta.vector.norm()),
@@ -53,12 +55,15 @@ def train(down: Down, device: Device) -> Up:
     )
 
 
-def _acknowledged(device: Device, round: int) -> Tensors | None:
-    """The dual of the reply of that round, if the device still has it; none for round 0."""
-    memory = device.memory.read("augfl") if round else None
+def _acknowledged(device: Device, down: Down) -> Tensors | None:
+    """The dual that the server has in its sum, if the device still has it; none for round 0."""
+    memory = device.memory.read("augfl") if down.acknowledged else None
     if memory is not None:
         groups, notes = memory
         for name in ("sent", "acknowledged"):
-            if notes.get(name) == round and name in groups:
-                return groups[name]
+            if notes.get(name) == down.acknowledged and name in groups:
+                kept = groups[name]
+                # A copied or restored memory may know the round, but another dual of it.
+                if kept.specs == down.model.specs and agree(sketch(kept.vector), down.dual):
+                    return kept
     return None

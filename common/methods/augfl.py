@@ -23,6 +23,7 @@ class Down:
     batch_size: int  # images a gradient; 0 takes all
     seed: int  # of the mini-batches
     acknowledged: int  # round of this client's last reply that entered the sum; 0 for none
+    dual: list[float]  # sketch of y_i of that round; zeros for none
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Up:
     round: int  # t, as in Down
     base: int  # round whose dual the increment starts from; 0 for a dual of zero
     increment: Tensors  # y_i^t - y_i^{base}, shape (d,)
+    dual: list[float]  # sketch of y_i^t (common/sketch.py)
     examples: int  # support and query images
     loss: float  # mean cross-entropy on the query set after adaptation, nats
     gradient_norm: float  # ||G_i||, the estimated meta-gradient

@@ -25,17 +25,26 @@ If a client no longer has that dual, Y cannot be mended, and all duals start aga
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from common.methods.augfl import Down, Up
+from common.sketch import NUMBERS, agree, sketch
 from common.tensors import Tensors
 from server_app.method import MethodSettings, Setup, State
 from server_app.penalty import Penalty
+from server_app.rejection import Rejected
 from server_app.seeds import seed_for
+from server_app.summation import Sum
+
+PATIENCE = 10
+"""Rounds before a client that had lost its dual is believed to have lost it again: each time, all
+duals start from zero."""
 
 
 class Settings(MethodSettings):
@@ -84,6 +93,9 @@ class Server:
         self._penalty = Penalty(settings.adaptive_rho)
         self._examples: dict[int, int] = {}
         self._acknowledged: dict[int, int] = {}
+        self._sketches: dict[int, list[float]] = {}  # of the duals in Y
+        self._believed: dict[int, int] = {}  # round in which a client had last lost its dual
+        self._sum = Sum(len(setup.model))
         self._duals = np.zeros(len(setup.model), np.float64)  # Y
         self._moved = 0.0  # length of the last step, if all clients made it
         self._summed = 0  # clients in Y after the last round
@@ -106,7 +118,30 @@ class Server:
             batch_size=s.batch_size,
             seed=seed_for(self._seed, round, node),
             acknowledged=self._acknowledged.get(node, 0),
+            dual=self._sketch(node).tolist(),
         )
+
+    def offer(self, node: int, up: Up) -> dict[str, float]:
+        """Compare a reply with Y.
+
+        Its size is the norm of the dual that it leads to, as estimated, or half of the
+        increment's, which no honest client exceeds; over the weight, it is that of a gradient.
+        Increments themselves have no usual size: they vanish for a client that has settled.
+        """
+        norm = self._sum.offer(up.increment.vector)
+        known = self._acknowledged.get(node, 0)
+        if up.base not in (known, 0):
+            raise Rejected("base", f"starts from round {up.base}, acknowledged is {known}")
+        last = self._believed.get(node, -PATIENCE)
+        if known and not up.base and up.round - last < PATIENCE:
+            raise Rejected("base", f"lost its dual after it had lost it in round {last}")
+        if math.isfinite(norm):
+            start = self._sketch(node) if up.base else np.zeros(NUMBERS)
+            dual = start + sketch(up.increment.vector)
+            if not agree(up.dual, dual, norm):
+                raise Rejected("dual", "is not what the server has in its sum plus the increment")
+            norm = max(norm / 2, float(np.linalg.norm(dual)))
+        return {"increment": norm / self._weight(node), "curvature": up.curvature}
 
     def absorb(self, node: int, up: Up) -> None:
         """Add one increment to the round's sum."""
@@ -115,10 +150,9 @@ class Server:
             return
         increment = up.increment.vector
         weight = self._weight(node)
-        # NumPy: waking PyTorch's threads costs more than so small a sum.
-        np.add(self._sum, increment, out=self._sum)
-        self._squares += float(np.dot(increment, increment))
+        self._squares += self._sum.keep(increment) ** 2
         self._replies[node] = up.round
+        self._sent[node] = up.dual
         self._weights += weight
         self._loss += weight * up.loss
         self._curvature += weight * up.curvature
@@ -131,6 +165,8 @@ class Server:
         if self._lost:
             # Their old duals are part of Y and nobody knows them any more.
             self._acknowledged.clear()
+            self._sketches.clear()
+            self._believed |= dict.fromkeys(self._lost, round)
             self._duals[:] = 0
             self._summed = 0
             metrics["restarted_duals"] = len(self._lost)
@@ -139,21 +175,23 @@ class Server:
 
     def discard(self) -> None:
         """Forget the replies of this round; their senders are not acknowledged."""
-        self._sum = np.zeros(len(self.model), np.float32)
+        self._sum.clear()
         self._squares = self._weights = self._loss = self._curvature = 0.0
         self._replies: dict[int, int] = {}
+        self._sent: dict[int, list[float]] = {}
         self._lost: list[int] = []
 
     def _update(self) -> dict[str, float]:
         s = self._settings
         self._acknowledged |= self._replies
-        self._duals += self._sum
+        self._sketches |= self._sent
+        self._duals += self._sum.total
         known = [node for node in self._acknowledged if node in self._examples]
         share = sum(map(self._weight, known))
         # While some clients have never replied, R_h must not outweigh those that have.
         lambda_ = s.lambda_ * share
         theta = torch.tensor(self.model.vector)
-        drift = torch.from_numpy((self._duals + self._sum).astype(np.float32))
+        drift = torch.from_numpy((self._duals + self._sum.total).astype(np.float32))
         slope, terms, bend = torch.zeros(()), dict[str, float](), 0.0
         if self._knowledge is not None:
             slope, terms = self._knowledge.gradient(theta)
@@ -193,8 +231,11 @@ class Server:
         if everyone and self._moved > 0:
             # Once the steps are small, rounding and the shrinking delta are all that the secant
             # sees; without the bound it would raise rho, which makes the steps smaller still.
-            return min(bound, float(np.linalg.norm(self._sum)) / self._moved)
+            return min(bound, float(np.linalg.norm(self._sum.total)) / self._moved)
         return bound
+
+    def _sketch(self, node: int) -> NDArray[np.float64]:
+        return np.array(self._sketches.get(node, [0.0] * NUMBERS))
 
     def _weight(self, node: int) -> float:
         return self._examples[node] / sum(self._examples.values())
@@ -209,6 +250,8 @@ class Server:
         acknowledged = {str(node): round for node, round in self._acknowledged.items()}
         return groups, {
             "acknowledged": acknowledged,
+            "sketches": {str(node): value for node, value in self._sketches.items()},
+            "believed": {str(node): round for node, round in self._believed.items()},
             "penalty": self._penalty.state(),
             "moved": self._moved,
             "summed": self._summed,
@@ -219,6 +262,9 @@ class Server:
         groups, notes = state
         self.model, self.buffers = groups["model"], groups["buffers"]
         self._duals = np.array(groups["duals"].unpack()["sum"], np.float64)
-        self._acknowledged = {int(node): round for node, round in notes["acknowledged"].items()}
+        self._acknowledged, self._sketches, self._believed = (
+            {int(node): value for node, value in notes[name].items()}
+            for name in ("acknowledged", "sketches", "believed")
+        )
         self._penalty.load_state(notes["penalty"])
         self._moved, self._summed = notes["moved"], notes["summed"]

@@ -35,9 +35,13 @@ class Server(Averaging):
             s.batch_size, seed_for(self._seed, round, node),
         )  # fmt: skip
 
+    def weight(self, up: Up) -> int:
+        """All clients count the same."""
+        return 1
+
     def absorb(self, node: int, up: Up) -> None:
-        """Add one client's change; all clients count the same."""
-        self.add(up.change, 1, up.loss, up.buffers)
+        """Add one client's change."""
+        self.add(up.change, self.weight(up), up.loss, up.buffers)
         self._own_loss += up.own_loss
         self._replies += 1
 

@@ -9,22 +9,41 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from flwr.app import Message
 from flwr.serverapp import Grid
+from google.protobuf.message import DecodeError
 
 FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 0.25
 
 
-def pull(grid: Grid, message_id: str) -> Message | None:
-    """The reply to a message, if it is there."""
-    return next(iter(grid.pull_messages([message_id])), None)
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError, DecodeError)
+"""What Flower raises where it puts a reply together that a node has put together badly."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for a reply that is none."""
+
+    reason: str
+
+
+def pull(grid: Grid, message_id: str) -> Message | Unreadable | None:
+    """The reply to a message, with an error or with content, if it is there."""
+    try:
+        reply = next(iter(grid.pull_messages([message_id])), None)
+        if reply is None or reply.has_error() or reply.has_content():
+            return reply
+    except UNREADABLE as error:
+        return Unreadable(f"cannot be read: {type(error).__name__}: {error}")
+    return Unreadable("has neither content nor error")
 
 
 def await_reply(
     grid: Grid, message_id: str, deadline: float, hopeless: Callable[[], bool]
-) -> Message | None:
+) -> Message | Unreadable | None:
     """The reply to a message.
 
     Parameters
