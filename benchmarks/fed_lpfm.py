@@ -1,6 +1,6 @@
 """Fed-LPFM against FedAvg, FedProx and FML as the clients' data grow apart.
 
-    python -m benchmarks.fed_lpfm [--seeds 0 1 2] [--rounds 15] [--epochs 2] [--folder runs/fed_lpfm]
+    python -m benchmarks.fed_lpfm [--seeds 0 1 2] [--rounds 15] [--epochs 2]
 
 Accuracy after the last round on a balanced test set, per cent, mean and standard deviation over
 the seeds; in brackets that of the worst class. The teacher's own zero-shot accuracy stands beside,
@@ -15,10 +15,10 @@ from benchmarks.fed_lpfm_runs import (
     PARTITIONS,
     cell,
     closing,
+    for_all,
     options,
     print_table,
     run,
-    table,
     teacher,
 )
 
@@ -43,8 +43,7 @@ def main() -> None:
             rows[name].append(cell(scores))
             means[name] = np.mean([score.accuracy for score in scores])
         scores = [
-            run(asked, "fed_lpfm", partition, seed, lambda _, seed=seed: table(found[seed][0]))
-            for seed in asked.seeds
+            run(asked, "fed_lpfm", partition, seed, for_all(found[seed][0])) for seed in asked.seeds
         ]
         rows["Fed-LPFM"].append(cell(scores))
         mean = np.mean([score.accuracy for score in scores])
@@ -52,7 +51,7 @@ def main() -> None:
     rows["Fed-LPFM over FedProx"] = gaps
     print_table(["method", *PARTITIONS], rows)
     print(f"\nTeacher alone, zero-shot: {np.mean(zero_shot):.1f} ± {np.std(zero_shot):.1f} %")
-    print("\n" + closing(asked))
+    print("\n" + closing(asked, "fed_lpfm"))
 
 
 if __name__ == "__main__":

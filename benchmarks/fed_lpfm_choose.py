@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.fed_lpfm_runs import closing, options, print_table, run, table, teacher
+from benchmarks.fed_lpfm_runs import closing, for_all, options, print_table, run, teacher
 from common.errors import FleetError
 
 SEED = 100
@@ -35,9 +35,9 @@ def main() -> None:
     rows = {}
     for method, grid in GRIDS.items():
         tried: dict[str, list[float]] = {}
-        taught: Any = {"teachers": lambda _: table(folder)} if method == "fed_lpfm" else {}
+        taught: Any = {"teachers": for_all(folder)} if method == "fed_lpfm" else {}
         for values in product(*grid.values()):
-            settings = dict(zip(grid, values, strict=True))
+            settings: dict[str, Any] = dict(zip(grid, values, strict=True))
             name = ", ".join([method, *(f"{key} {value:g}" for key, value in settings.items())])
             tried[name] = []
             for partition in PARTITIONS:
@@ -52,7 +52,7 @@ def main() -> None:
             rows[f"**{name}**" if name == best else name] = cells
     print_table(["settings", *PARTITIONS, "mean"], rows)
     print(f"\nTeacher alone, zero-shot: {100 * known:.1f} %")
-    print("\n" + closing(asked))
+    print("\n" + closing(asked, "fed_lpfm_choose"))
 
 
 if __name__ == "__main__":

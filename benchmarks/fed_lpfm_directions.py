@@ -17,6 +17,7 @@ from benchmarks.fed_lpfm_runs import (
     Options,
     cell,
     closing,
+    for_all,
     options,
     print_table,
     run,
@@ -35,7 +36,7 @@ def same(backbone: str, **more: object) -> Choice:
 
     def choose(asked: Options, seed: int) -> Callable[[int], str]:
         folder, _ = teacher(asked, "vit" if backbone == "vit" else "resnet", seed)
-        return lambda _: table(folder, **more)
+        return for_all(folder, **more)
 
     return choose
 
@@ -69,9 +70,9 @@ def main() -> None:
     }
     print_table(["teacher", *PARTITIONS], rows)
     for backbone in ("resnet", "vit"):
-        known = [teacher(asked, backbone, seed)[1] for seed in asked.seeds]  # type: ignore[arg-type]
+        known = [teacher(asked, backbone, seed)[1] for seed in asked.seeds]
         print(f"\n{backbone} alone, zero-shot: {100 * sum(known) / len(known):.1f} %")
-    print("\n" + closing(asked))
+    print("\n" + closing(asked, "fed_lpfm_directions"))
 
 
 if __name__ == "__main__":

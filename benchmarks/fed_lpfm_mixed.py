@@ -24,7 +24,8 @@ from flwr.app import Context, RecordDict
 
 from benchmarks.fed_lpfm_runs import TAUGHT, Options, closing, options, print_table, table, teacher
 from client_app.adapt import adapt, judge
-from client_app.device import Batch, Device
+from client_app.batches import Batch
+from client_app.device import Device
 from client_app.distillation import kl, mixture
 from client_app.memory import Memory
 from client_app.methods import augfl, fed_lpfm, per_fedavg
@@ -212,7 +213,7 @@ def main() -> None:
         cells = zip(pairs.mean(0), spread, strict=True)
         rows[name] = [f"{mean:.1f} ± {std:.1f}" for mean, std in cells]
     print_table(["fleet", "as it is, balanced", "after one step, two classes"], rows)
-    print("\n" + closing(asked))
+    print("\n" + closing(asked, "fed_lpfm_mixed"))
 
 
 if __name__ == "__main__":

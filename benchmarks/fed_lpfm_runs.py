@@ -19,7 +19,6 @@ import argparse
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,10 +120,10 @@ def options(description: str, rounds: int = 15, seeds: tuple[int, ...] = (0, 1, 
     )
 
 
-def closing(asked: Options) -> str:
+def closing(asked: Options, module: str) -> str:
     """What stands beneath a table: how it was made, where and when."""
     seeds = " ".join(map(str, asked.seeds))
-    command = f"python -m {sys.modules['__main__'].__spec__.name} --seeds {seeds}"
+    command = f"python -m benchmarks.{module} --seeds {seeds}"
     command += (
         f" --rounds {asked.rounds} --epochs {asked.epochs} --teacher-epochs {asked.teacher_epochs}"
     )
@@ -167,6 +166,12 @@ def table(folder: Path, **more: Any) -> str:
     lines = [f'model = "local-dir:{folder.absolute()}"']
     lines += [f"{key.replace('_', '-')} = {json.dumps(value)}" for key, value in more.items()]
     return "[[teacher]]\n" + "\n".join(lines) + "\n"
+
+
+def for_all(*folders: Path, **more: Any) -> Callable[[int], str]:
+    """The same teachers for every client, as ``run`` takes them."""
+    text = "".join(table(folder, **more) for folder in folders)
+    return lambda _: text
 
 
 def run(

@@ -15,10 +15,10 @@ from benchmarks.fed_lpfm_runs import (
     Options,
     cell,
     closing,
+    for_all,
     options,
     print_table,
     run,
-    table,
     teacher,
 )
 
@@ -43,8 +43,7 @@ def _cell(asked: Options, teachers: list[tuple[str, int, int]], **settings: Any)
     scores = []
     for seed in asked.seeds:
         folders = [teacher(asked, b, seed, n, k)[0] for b, n, k in teachers]  # type: ignore[arg-type]
-        text = "".join(map(table, folders))
-        scores.append(run(asked, "fed_lpfm", PARTITION, seed, lambda _, t=text: t, **settings))
+        scores.append(run(asked, "fed_lpfm", PARTITION, seed, for_all(*folders), **settings))
     return cell(scores)
 
 
@@ -83,7 +82,7 @@ def main() -> None:
             _cell(asked, [("resnet", images, 0)]),
         ]
     print_table(["images the teacher has seen", "teacher, zero-shot", "Fed-LPFM"], rows)
-    print("\n" + closing(asked))
+    print("\n" + closing(asked, "fed_lpfm_sweep"))
 
 
 if __name__ == "__main__":
