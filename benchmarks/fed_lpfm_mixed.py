@@ -39,6 +39,7 @@ from common.data.plan import Plan, plan
 from common.files import write_atomic
 from common.methods.augfl import Up
 from common.models import FlatModel, build
+from common.sketch import sketch
 from server_app.averaging import Averaging
 from server_app.method import Setup
 from server_app.methods import augfl as augfl_server
@@ -184,8 +185,16 @@ def dual(world: World, rounds: int, taught: int) -> np.ndarray:
             y = (down.weight * mean).astype(np.float32)
             increment = up.change.with_vector(y - last.get(node, np.float32(0)))
             last[node] = y
-            # Its curvature is not known and counts as none.
-            answer = Up(round, down.acknowledged, increment, up.examples, up.loss, 0.0, 0.0)
+            answer = Up(
+                round=round,
+                base=down.acknowledged,
+                increment=increment,
+                dual=sketch(y).tolist(),
+                examples=up.examples,
+                loss=up.loss,
+                gradient_norm=float(np.linalg.norm(mean)),
+                curvature=0.0,  # not known
+            )
             server.absorb(node, answer)
         server.step(round)
     return server.model.vector
