@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -128,7 +129,7 @@ class Run:
     rounds: Sequence[Round]
     most_drawn: int = MOST_DRAWN
 
-    @property
+    @cached_property
     def evaluated(self) -> list[tuple[Round, Evaluation]]:
         """The rounds that were evaluated, each with its evaluation.
 

@@ -69,6 +69,7 @@ def _devices(run: Run) -> list[Table]:
         "Rejected",
         "Mean time",
         "Longest",
+        "Last answer",
         "Last loss",
     ]
     columns = [Column(name, i > 1) for i, name in enumerate(names)]
@@ -88,6 +89,7 @@ def _devices(run: Run) -> list[Table]:
                 *map(str, lost[node]),
                 words.duration(sum(seconds) / len(seconds)) if seconds else "–",
                 words.duration(max(seconds)) if seconds else "–",
+                f"round {answered[node][-1][0].round}" if parts else "–",
                 words.loss(parts[-1].loss) if parts else "–",
                 *([some(_lacks(parts))] if lacking else []),
             ]

@@ -6,6 +6,7 @@ clients on the same data, and otherwise that of two independent means.
 """
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from server_app.runs.record import Evaluation, Round, Run
+
+_ROUND = re.compile(r"\bround \d+")
 
 
 @dataclass(frozen=True)
@@ -170,23 +173,37 @@ def moved(run: Run) -> tuple[int, int]:
     return sum(r.bytes_down for r in run.rounds), sum(r.bytes_up for r in run.rounds)
 
 
+def lost(run: Run) -> dict[str, int]:
+    """Replies to requests to train that did not reach the model, by what became of them."""
+    counts = {
+        "missing": sum(len(r.missing) for r in run.rounds),
+        "rejected": sum(len(r.rejected) for r in run.rounds),
+    }
+    return {kind: number for kind, number in counts.items() if number}
+
+
 def incidents(run: Run) -> list[Incident]:
     """Missing and rejected replies and missing judgements by reason, the most frequent first."""
     found: dict[tuple[str, str], list[tuple[str, int]]] = defaultdict(list)
     for record in run.rounds:
         for missing in record.missing:
-            found["missing", missing.reason].append((missing.node, record.round))
+            found["missing", general(missing.reason)].append((missing.node, record.round))
         for rejected in record.rejected:
             reason = f"{rejected.field}: {rejected.reason}" if rejected.field else rejected.reason
-            found["rejected", reason].append((rejected.node, record.round))
+            found["rejected", general(reason)].append((rejected.node, record.round))
         for missing in record.evaluation_missing:
-            found["not judged", missing.reason].append((missing.node, record.round))
+            found["not judged", general(missing.reason)].append((missing.node, record.round))
     rows = []
     for (kind, reason), cases in found.items():
         nodes = tuple(node for node, _ in Counter(node for node, _ in cases).most_common())
         rounds = [number for _, number in cases]
         rows.append(Incident(kind, reason, len(cases), nodes, (min(rounds), max(rounds))))
     return sorted(rows, key=lambda row: (-row.count, row.kind, row.reason))
+
+
+def general(reason: str) -> str:
+    """A reason without the number of its round, so that it can be counted."""
+    return _ROUND.sub("a round", reason)
 
 
 def spread(

@@ -58,6 +58,9 @@ def facts_of(run: Run) -> list[tuple[str, str, str]]:
             facts.append(("Accuracy", PERCENT.text(final.after), spread))
     if best is not None and final is not None and best.round != final.round:
         facts.append(("Best", PERCENT.text(best.after), f"in round {best.round}"))
+    if lost := scores.lost(run):
+        kinds = ", ".join(f"{number} {kind}" for kind, number in lost.items())
+        facts.append(("Replies lost", str(sum(lost.values())), kinds))
     down, up = scores.moved(run)
     if down or up:
         facts.append(("Traffic", words.size(down + up), f"{words.size(up)} of it up"))

@@ -76,9 +76,10 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Loss:
-    """A reply that did not reach the model."""
+    """Replies of a node that did not reach the model for the same reason."""
 
-    round: int
+    round: int  # the last one
+    times: int
     node: str
     kind: str
     field: str
@@ -133,11 +134,17 @@ def nodes_of(seen: dict[str, Any]) -> Nodes:
 
 
 def losses_of(seen: dict[str, Any]) -> list[Loss]:
-    """Replies missing or rejected, the newest first."""
-    return [
-        Loss(entry["round"], entry["node"], entry["kind"], entry.get("field", ""), entry["reason"])
-        for entry in reversed(seen["incidents"])
-    ]
+    """Replies missing or rejected, the newest first; what happened again stands there once."""
+    rounds: dict[tuple[str, str, str, str], list[int]] = {}
+    for entry in reversed(seen["incidents"]):
+        key = (
+            entry["node"],
+            entry["kind"],
+            entry.get("field", ""),
+            scores.general(entry["reason"]),
+        )
+        rounds.setdefault(key, []).append(entry["round"])
+    return [Loss(found[0], len(found), *key) for key, found in rounds.items()]
 
 
 def ranges(clients: str) -> str:

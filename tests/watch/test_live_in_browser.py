@@ -162,4 +162,4 @@ def test_the_basics_need_no_script(serve: Serve, browser: Browser) -> None:
     assert browser.value(HEADLINE) == "Round 1 of 3"
     assert browser.value("document.querySelector('.link').hidden")
     close(status, 2)
-    browser.wait_for(f"{HEADLINE} === 'Round 2 of 3'", 15)
+    browser.wait_for(f"{HEADLINE} === 'Round 2 of 3'")

@@ -62,11 +62,12 @@ def test_of_many_nodes_only_those_in_trouble_stay_in_sight() -> None:
     assert len(seen.folded) == view.MOST_NODES + 3
 
 
-def test_lost_replies_come_newest_first() -> None:
+def test_lost_replies_come_newest_first_and_once_for_each_reason() -> None:
     status = begun()
     close(status, 2)
-    status.close({"round": 3, "missing": [{"node": "11", "reason": "no reply"}]})
+    for round in (3, 4, 5):
+        status.close({"round": round, "missing": [{"node": "11", "reason": "no reply"}]})
     lost = view.losses_of(status.snapshot())
-    assert [(entry.round, entry.kind, entry.field) for entry in lost] == [
-        (3, "missing", ""), (2, "rejected", "increment")
+    assert [(entry.round, entry.times, entry.kind, entry.field) for entry in lost] == [
+        (5, 3, "missing", ""), (2, 1, "rejected", "increment")
     ]  # fmt: skip
