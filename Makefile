@@ -10,7 +10,10 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 
-.PHONY: help setup demo test check test-slow clean
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+export AUGFLOWER_USER ?= $(shell id -u):$(shell id -g)
+
+.PHONY: help setup demo test check test-slow fleet fleet-run fleet-down test-docker clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +44,19 @@ test: check ## All quick tests, and one run over real Flower processes
 
 test-slow: setup ## The long tests as well
 	$(BIN)/python -m pytest -m 'deploy or slow'
+
+fleet: ## A server and five devices in Docker
+	@mkdir -p fleet runs
+	$(COMPOSE) up --detach --build
+
+fleet-run: ## A run on them; SETTINGS="--set rounds=20"
+	$(COMPOSE) run --rm run $(SETTINGS)
+
+fleet-down: ## Stop them; their volumes stay
+	$(COMPOSE) down
+
+test-docker: setup ## The same on a real engine, with everything killed once
+	$(BIN)/python -m pytest -m docker
 
 clean: ## Remove the environment and caches; runs stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -54,15 +54,21 @@ def test_another_torch_takes_the_place_of_the_pinned_one(given: list[str], insta
     assert "torch==2.10.0" in pins(CONSTRAINTS, [])
 
 
-@pytest.mark.parametrize("name", ["base", "superlink", "libraries", "device", "teacher"])
+@pytest.mark.parametrize("name", ["base", "superlink", "libraries", "device"])
 def test_only_the_servers_image_has_the_servers_half(name: str):
     assert "server_app" not in stage(name)
     assert "COPY server_app" in stage("server")
 
 
-@pytest.mark.parametrize("name", ["superlink", "device", "teacher", "server"])
+@pytest.mark.parametrize("name", ["superlink", "device", "server"])
 def test_no_image_runs_as_root(name: str):
     assert re.findall(r"^USER (.*)$", stage(name), re.M)[-1] == "1000:1000"
+
+
+def test_each_image_can_take_an_index_of_ones_own():
+    for part in DOCKERFILE.split("\nFROM ")[1:]:
+        assert "pip install" not in part or 'ARG PIP_OPTIONS=""' in part
+        assert part.count("pip install") == part.count("$PIP_OPTIONS")
 
 
 def test_builds_see_code_alone():
