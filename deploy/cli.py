@@ -282,6 +282,10 @@ def main() -> None:
     except AugFlowerError as error:
         Console(stderr=True, highlight=False).print(f"[red]error:[/red] {error}", soft_wrap=True)
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in {"deploy", "server_app"}:
+            raise
+        sys.exit("error: this is a device's installation; the command needs the server's half")
 
 
 if __name__ == "__main__":
