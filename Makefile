@@ -13,7 +13,7 @@ export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 export AUGFLOWER_USER ?= $(shell id -u):$(shell id -g)
 
-.PHONY: help setup demo test check test-slow fleet fleet-run fleet-down test-docker clean
+.PHONY: help setup demo test check test-slow fleet fleet-run fleet-down test-docker fuzz clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,6 +57,12 @@ fleet-down: ## Stop them; their volumes stay
 
 test-docker: setup ## The same on a real engine, with everything killed once
 	$(BIN)/python -m pytest -m docker
+
+fuzz: setup ## Fuzz the decoder for SECONDS=300; findings come to fuzz/found
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	@mkdir -p fuzz/found fuzz/grown
+	$(BIN)/python -m fuzz.decode fuzz/grown fuzz/corpus -artifact_prefix=fuzz/found/ \
+	  -max_total_time=$(or $(SECONDS),300) -timeout=10 -rss_limit_mb=2048
 
 clean: ## Remove the environment and caches; runs stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

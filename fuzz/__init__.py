@@ -1,0 +1,1 @@
+"""Fuzzing of what the server reads from devices."""
