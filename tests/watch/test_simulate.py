@@ -14,6 +14,14 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
+# A shell that starts programs in the background makes them deaf to Ctrl-C.
+PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from deploy.cli import main
+main()
+"""
+
 
 def test_the_page_stays_after_the_run_until_ctrl_c(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
@@ -24,9 +32,8 @@ def test_the_page_stays_after_the_run_until_ctrl_c(tmp_path: Path) -> None:
     settings = ["augfl.lambda=0", "rounds=2", "data.sources=2", "data.targets=2", "run-name=short"]
     options = [part for setting in settings for part in ("--set", setting)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "deploy.cli", "simulate", "--watch", *options],
+        [sys.executable, "-c", PROGRAM, "simulate", "--watch", *options],
         cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert process.stdout is not None
     said = []
