@@ -1,0 +1,178 @@
+"""Bad replies to enrolment and evaluation: the node is left out, by field; the others count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message
+from flwr.clientapp import ClientApp
+
+from common import enrolment, evaluation
+from common.config import RoundSettings, RunSettings
+from common.tensors import Tensors
+from common.wire import PLAIN, pack
+from server_app.admission import Gate
+from server_app.exchange import Exchange
+from server_app.judging import judge
+from server_app.nodes import Nodes, Plan
+from server_app.status import Status
+from server_app.transport.in_process import FIRST_NODE, InProcessGrid
+from tests.bad_replies import hollow, meta, plain, unreadable, without
+
+MODEL = Tensors.pack({"theta": np.zeros(5, np.float32)})
+PLAN = Plan("test", "token", 5, ("cat", "dog"), "digest")
+INTRODUCTION = enrolment.Up("target", [3, 4], 8, 20, ["cat", "dog"], 5, "digest", "1")
+JUDGEMENT = evaluation.Up([3, 4], [12, 8], [3, 4], [6, 8], [1.5, 1.0], [0.5, 0.25])
+BAD = FIRST_NODE
+
+Spoil = Callable[[Message, list[Message]], Message | None]
+
+
+def app() -> ClientApp:
+    """Three nodes that play two clients each."""
+    stub = ClientApp()
+
+    def numbers(context: Context) -> list[int]:
+        first = int(context.node_config["first"])
+        return [first, first + 1]
+
+    @stub.query("enrol")
+    def _(message: Message, context: Context) -> Message:
+        return Message(pack(replace(INTRODUCTION, clients=numbers(context))), reply_to=message)
+
+    @stub.evaluate()
+    def _(message: Message, context: Context) -> Message:
+        return Message(pack(replace(JUDGEMENT, clients=numbers(context))), reply_to=message)
+
+    return stub
+
+
+def fleet(
+    spoil: Spoil, kind: str, bad: int = BAD
+) -> tuple[InProcessGrid, Nodes, Status, list[str]]:
+    def interfere(message: Message, reply: Message) -> Message | None:
+        at = message.metadata
+        if at.dst_node_id != bad or not at.message_type.startswith(kind):
+            return reply
+        return spoil(reply, []) or reply
+
+    grid = InProcessGrid(app(), [{"first": n} for n in (3, 5, 7)], {}, interfere=interfere)
+    notices: list[str] = []
+    status = Status()
+    nodes = Nodes(grid, PLAN, notices.append, status, 5.0)
+    nodes.discover()
+    return grid, nodes, status, notices
+
+
+def fail(reply: Message, _: list[Message]) -> Message:
+    return Message(Error(2, "failed"), reply_to=reply)
+
+
+def record(name: str, value: Any) -> Spoil:
+    return lambda reply, _: reply.content.__setitem__(name, value)
+
+
+AROUND: dict[str, tuple[Spoil, str]] = {
+    "of another node": (meta(src_node_id=99), "node"),
+    "of another run": (meta(run_id=77), "run"),
+    "to another message": (meta(reply_to_message_id="in-process-999"), "reply-to"),
+    "of another kind": (meta(message_type="train.fedavg"), "message-type"),
+    "from no time": (meta(created_at=float("inf")), "created-at"),
+    "neither content nor error": (hollow, "neither content nor error"),
+    "put together badly": (unreadable, "KeyError"),
+    "no fields": (lambda reply, _: reply.content.pop(PLAIN) and None, "wire version None"),
+    "of another release": (plain(**{"wire-version": 2}), "wire version 2"),
+    "of another contract": (plain(contract="x"), "contract"),
+    "a field too many": (plain(admin=True), "admin"),
+    "a record too many": (record("more", ConfigRecord({})), "more"),
+    "arrays as well": (record("model", ArrayRecord({})), "model"),
+    "megabytes": (plain(clients=[3] * 200_000), "size"),
+    "clients as text": (plain(clients=["3", "4"]), "clients"),
+    "no clients": (plain(clients=[]), "clients"),
+}
+
+INTRODUCTIONS: dict[str, tuple[Spoil, str]] = AROUND | {
+    "of no role": (plain(role="admin"), "role"),
+    "without a role": (without("role"), "role"),
+    "a client twice": (plain(clients=[3, 3]), "clients"),
+    "a client below zero": (plain(clients=[-3, 4]), "clients"),
+    "no support": (plain(support=0), "support"),
+    "no query": (plain(query=-5), "query"),
+    "absurd numbers of images": (plain(query=10**12), "query"),
+    "images as a float": (plain(support=8.0), "support"),
+    "of another model": (plain(parameters=6), "parameters"),
+    "of other classes": (plain(classes=["cat", "cow"]), "its classes are cat, cow"),
+    "of another deal": (plain(plan="other"), "deals the images otherwise"),
+}
+
+JUDGEMENTS: dict[str, tuple[Spoil, str]] = AROUND | {
+    "of other clients": (plain(clients=[5, 6]), "clients"),
+    "a column too short": (plain(correct_after=[6]), "correct_after"),
+    "absurd numbers of images": (plain(examples=[10**9, 8], correct_after=[10**9, 8]), "examples"),
+    "fewer than enrolled": (plain(examples=[1, 1], correct_before=[1, 1], correct_after=[1, 1]),
+                            "examples"),
+    "negative examples": (plain(examples=[-12, 32]), "examples"),
+    "more right than there are": (plain(correct_before=[13, 4]), "correct_before"),
+    "right below zero": (plain(correct_after=[-1, 8]), "correct_after"),
+    "loss is NaN": (plain(loss_after=[float("nan"), 0.5]), "loss_after"),
+    "loss is infinite": (plain(loss_before=[float("inf"), 0.5]), "loss_before"),
+    "loss below zero": (plain(loss_after=[-1.0, 0.5]), "loss_after"),
+    "absurd loss": (plain(loss_before=[1e30, 0.5]), "loss_before"),
+    "loss as an int": (plain(loss_before=[1, 2]), "loss_before"),
+    "without a loss": (without("loss_after"), "loss_after"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "field"), INTRODUCTIONS.values(), ids=INTRODUCTIONS)
+def test_a_bad_introduction_leaves_one_node_out(spoil: Spoil, field: str):
+    _, nodes, _, notices = fleet(spoil, "query")
+    assert set(nodes.enrolled) == {BAD + 1, BAD + 2}
+    assert any(text.startswith(f"node {BAD} cannot") and field in text for text in notices)
+
+
+def test_nobody_takes_the_place_of_a_node_that_is_there():
+    _, nodes, _, notices = fleet(plain(clients=[4, 5]), "query", bad=BAD + 2)
+    assert set(nodes.enrolled) == {BAD, BAD + 1}
+    assert notices == [f"node {BAD + 2} cannot take part: node {BAD} plays clients [4] already"]
+
+
+def test_honest_introductions_are_taken():
+    _, nodes, _, notices = fleet(lambda reply, _: None, "query")
+    assert set(nodes.enrolled) == {BAD, BAD + 1, BAD + 2}
+    assert notices == []
+
+
+def judged(spoil: Spoil) -> tuple[dict[str, Any], Gate]:
+    grid, nodes, status, _ = fleet(spoil, "evaluate")
+    gate = Gate()
+    rules = RoundSettings(patience=0, deadline=0.2)
+    exchange = Exchange(grid, nodes, rules, status)
+    method: Any = SimpleNamespace(model=MODEL, buffers=Tensors((), {}))
+    settings: Any = RunSettings.model_construct(evaluation=RunSettings().evaluation, round=rules)
+    return judge(exchange, nodes, gate, settings, method, 3), gate
+
+
+@pytest.mark.parametrize(("spoil", "field"), JUDGEMENTS.values(), ids=JUDGEMENTS)
+def test_a_bad_judgement_does_not_spoil_the_mean(spoil: Spoil, field: str):
+    found, gate = judged(spoil)
+    absent, _ = judged(fail)
+    assert found["evaluation"] == absent["evaluation"]
+    assert len(found["evaluation"]["clients"]) == 4
+    (entry,) = found["rejected"]
+    assert entry["node"] == str(BAD)
+    assert field in f"{entry['field']}: {entry['reason']}"
+    assert found["evaluation_missing"] == []
+    assert gate.rejections == {BAD: 1}
+
+
+def test_honest_judgements_are_taken():
+    found, gate = judged(lambda reply, _: None)
+    assert found["rejected"] == []
+    assert len(found["evaluation"]["clients"]) == 6
+    assert found["evaluation"]["examples"] == 60
+    assert gate.rejections == {}
