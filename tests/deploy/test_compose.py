@@ -187,9 +187,9 @@ def test_a_process_that_ends_is_started_again(stack: Stack):
 
 
 def test_a_run_survives_the_loss_of_a_device_and_of_the_server(stack: Stack):
-    rounds = 10
+    rounds = 8
     run = stack.submit(
-        "--name", "killed", "--set", f"rounds={rounds}", "--set", "round.deadline=60"
+        "--name", "killed", "--set", f"rounds={rounds}", "--set", "round.deadline=120"
     )
     try:
         assert until(lambda: len(stack.lines("killed")) >= 3, RUN), run.poll()
@@ -210,8 +210,9 @@ def test_a_run_survives_the_loss_of_a_device_and_of_the_server(stack: Stack):
     assert stack.meta("killed")["status"] == "finished"
     assert stack.meta("killed")["resumed_from"]
     assert (stack.folder / "runs/killed/report.html").is_file()
-    # The device is back in the last round, with its old identity.
-    assert stack.lines("killed")[-1]["replies"] == 4
+    # Killed, the device was missed; then it came back, as the node that it was.
+    replies = [line["replies"] for line in stack.lines("killed")[1:]]
+    assert 4 in replies[replies.index(3) :]
 
 
 def test_a_run_survives_the_superlink(stack: Stack):
