@@ -92,7 +92,7 @@ def unpack(kind: type[Contract], record: RecordDict) -> Contract:
     tensors = {name for name, (hint, _) in hints.items() if hint is Tensors}
     expected = tensors | {_specs(name) for name in tensors} | {PLAIN}
     if unknown := sorted(set(plain) | (set(record) - expected)):
-        raise _Place(title, unknown[0][:80]).wrong("no such field")
+        raise _Place(title, unknown[0][:80] or "(no name)").wrong("no such field")
     return kind(**values)
 
 

@@ -1,8 +1,8 @@
 """What is usual for a positive number such as a norm, judged by those seen before.
 
 limit = exp(median + 8 sigma) of the logarithms, sigma = 1.4826 times their median absolute
-deviation and at least 0.3. Less than half of the senders cannot move it, however large the numbers
-that they send. Measured on honest runs in ``docs/gate.md``.
+deviation and at least 0.3. A few senders cannot climb by sending, each time, as much as they are
+let. Measured on honest runs in ``docs/gate.md``.
 """
 
 from __future__ import annotations
