@@ -35,6 +35,10 @@ Settings = Annotated[
 ]
 
 
+DEVICES = "devices"
+"""Where simulated devices keep their memory, in the folder of a run."""
+
+
 @app.command()
 def demo(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each run.")] = 15,
@@ -90,11 +94,15 @@ def simulate(
     from server_app.watch.watch import Watch
 
     overrides = parse_assignments(settings or [])
+    overrides["run-name"] = overrides.get("run-name") or time.strftime("%Y%m%d-%H%M%S")
     server = read_server_settings()
+    memory = server.runs / str(overrides["run-name"]) / DEVICES
     if watch and server.watch is None:
         server = replace(server, watch=Place("127.0.0.1", 8080))
     with Watch(server, console.print) as watching:
-        folder = run_simulation(overrides, server, console.print, status=watching.status)
+        folder = run_simulation(
+            overrides, server, console.print, memory=memory, status=watching.status
+        )
         console.print(f"report: {folder / 'report.html'}")
         if watch and watching.url:
             console.print(f"{watching.url} stays until Ctrl-C")
@@ -188,7 +196,8 @@ def resume(
         return
     server = replace(read_server_settings(), runs=run.absolute().parent)
     with Watch(server, console.print) as watching:
-        run_simulation(config, server, console.print, status=watching.status)
+        memory = run.absolute() / DEVICES
+        run_simulation(config, server, console.print, memory=memory, status=watching.status)
 
 
 def _run_on_fleet(

@@ -21,6 +21,7 @@ def simulate(
     notice: Callable[[str], None],
     *,
     grid: InProcessGrid | None = None,
+    memory: Path | None = None,
     interfere: Interference | None = None,
     status: Status | None = None,
 ) -> Path:
@@ -30,6 +31,8 @@ def simulate(
     ----------
     overrides: public settings by dotted name.
     grid: nodes of an earlier run, which keep their memory; new ones are made without it.
+    memory: folder where new nodes keep theirs, so that another process can go on with the run;
+        without it, their memory ends with this process.
     interfere: lets tests lose or change replies.
     status: is told what the run is doing.
     """
@@ -38,6 +41,8 @@ def simulate(
     nodes = node_configs(settings.data)
     config["round.nodes"] = len(nodes)
     if grid is None:
+        if memory is not None:
+            nodes = [node | {"state-folder": str(memory)} for node in nodes]
         grid = InProcessGrid(client_app, nodes, config, interfere=interfere)
     return run(grid, config, server, notice, status)
 
