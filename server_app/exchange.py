@@ -78,7 +78,10 @@ class Exchange:
         return self._grid.run.run_id
 
     def free(self, seats: Sequence[int]) -> tuple[list[int], list[dict[str, str]]]:
-        """The seats that are not at work on an old message, and entries on those that are."""
+        """The seats that are not at work on an old message, and entries on those that are.
+
+        Call it after a look at who is online.
+        """
         for node, late in list(self._late.items()):
             if (
                 pull(self._grid, late.sent.message_id) is not None  # dropped
@@ -149,8 +152,16 @@ class Exchange:
 
     def _answer(self, round: int, kind: str, seat: int, deadline: float) -> Answer:
         sent = self._sent[seat]
-        watch = _Watch(lambda: self._restarted(sent))
+
+        def restarted() -> bool:
+            self._nodes.discover()
+            return self._restarted(sent)
+
+        watch = _Watch(restarted)
         reply = await_reply(self._grid, sent.message_id, deadline, watch)
+        if sent.node not in self._nodes.enrolled:
+            reason = "another node has taken its seat"
+            return Answer(seat, sent.node, sent.message_id, None, reason)
         if isinstance(reply, Unreadable) or (reply is not None and not reply.has_error()):
             self._status.node(sent.node, "online", seen=True)
             return Answer(seat, sent.node, sent.message_id, reply, "")
@@ -184,7 +195,6 @@ class Exchange:
             self._nodes.discover()
 
     def _restarted(self, sent: _Sent) -> bool:
-        self._nodes.discover()
         return self._nodes.online.get(sent.node, sent.activated) != sent.activated
 
 

@@ -72,6 +72,7 @@ class Nodes:
         self._asked: dict[int, tuple[str, float]] = {}
         self.enrolled: dict[int, enrolment.Up] = {}
         self.online: dict[int, str] = {}
+        self._seats: dict[int, int] = {}
 
     @property
     def sources(self) -> list[int]:
@@ -88,11 +89,8 @@ class Nodes:
         return self.enrolled[node].clients[0] if self._plan.digest else node
 
     def at(self, seat: int) -> int | None:
-        """The node in a seat; None if it is not online."""
-        for node in self.enrolled.keys() & self.online.keys():
-            if self.seat(node) == seat:
-                return node
-        return None
+        """The node in a seat; None if it was not online at the last look."""
+        return self._seats.get(seat)
 
     def wait_for(self, count: int, seconds: float) -> None:
         """Wait until ``count`` nodes have introduced themselves.
@@ -139,6 +137,7 @@ class Nodes:
             if problem := self._enrol(node, message_id, reply):
                 self._refused[node] = time.monotonic()
                 self._notice(f"node {node} cannot take part: {problem}")
+        self._seats = {self.seat(node): node for node in self.enrolled.keys() & self.online.keys()}
 
     def _look(self) -> None:
         before = self.online
@@ -178,8 +177,7 @@ class Nodes:
         return ""
 
     def _with_role(self, role: str) -> list[int]:
-        present = self.enrolled.keys() & self.online.keys()
-        return sorted(self.seat(node) for node in present if self.enrolled[node].role == role)
+        return sorted(s for s, node in self._seats.items() if self.enrolled[node].role == role)
 
 
 def _check_possible(up: enrolment.Up, plan: Plan) -> None:

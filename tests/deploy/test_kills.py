@@ -25,7 +25,7 @@ from deploy.simulate import node_configs, simulate
 from deploy.submit import run_on_fleet
 from server_app.settings import ServerSettings
 
-pytestmark = [pytest.mark.deploy, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.deploy, pytest.mark.slow, pytest.mark.timeout(900)]
 
 DATA = DataSettings(sources=3, targets=2)
 SETTINGS = {

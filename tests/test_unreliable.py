@@ -1,0 +1,75 @@
+"""Two hundred rounds in which every client dies with 30 % probability: the run does not notice."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Context, Message
+
+from client_app.app import app
+from common.config import DataSettings
+from deploy.run_config import default_config
+from deploy.simulate import node_configs, simulate
+from server_app.settings import ServerSettings
+from server_app.transport.in_process import InProcessGrid
+
+DATA = DataSettings(sources=4, targets=7, partition="iid")
+SETTINGS = {
+    "rounds": 200, "evaluation.every": 20, "round.deadline": 60.0, "keep-checkpoints": 1,
+    "data.sources": 4, "data.targets": 7, "data.partition": "iid",
+    "data.server-images": 0, "data.pretrain-images": 0,
+}  # fmt: skip
+METHODS: dict[str, dict[str, Any]] = {
+    "augfl": {"augfl.lambda": 0.0, "augfl.rho": 2.0},
+    "fedavg": {"fedavg.lr": 0.2},
+}
+SHARE = 0.3
+
+
+def chance(*what: object) -> float:
+    return random.Random(" ".join(map(str, what))).random()
+
+
+def mortal(message: Message, context: Context) -> Message:
+    """Dies before its work, or after it and before its reply; again if it is asked once more."""
+    meta = message.metadata
+    key = (meta.group_id, context.node_id)
+    dies = meta.message_type.startswith("train") and chance(*key) < SHARE
+    if dies and chance("when", *key) < 0.5:
+        raise MemoryError("killed before its work")
+    reply = app(message, context)
+    if dies:
+        raise MemoryError("killed before its reply")
+    return reply
+
+
+def play(folder: Path, method: str, client: Any) -> list[dict[str, Any]]:
+    config = {**SETTINGS, **METHODS[method], "method": method}
+    grid = InProcessGrid(client, node_configs(DATA), default_config() | config)
+    server = ServerSettings(runs=folder, cache=folder / "cache")
+    path = simulate(config, server, lambda _: None, grid=grid)
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def accuracy(lines: list[dict[str, Any]]) -> float:
+    """Percent of 915 images of the seven targets, over the last three times that they judged."""
+    judged = [line["evaluation"] for line in lines if line.get("evaluation")][-3:]
+    assert {evaluation["examples"] for evaluation in judged} == {915}
+    return 100 * sum(evaluation["accuracy_after"] for evaluation in judged) / 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("method", METHODS)
+def test_thirty_percent_of_the_clients_die_in_every_round(method: str, tmp_path: Path):
+    whole = play(tmp_path / "whole", method, app)
+    dying = play(tmp_path / "dying", method, mortal)
+    assert all(line["replies"] == 4 for line in whole[1:])
+    lost = 1 - sum(line["replies"] for line in dying[1:]) / 800
+    assert abs(lost - SHARE) < 0.05
+    assert accuracy(whole) > 94, "it has learned"
+    assert abs(accuracy(whole) - accuracy(dying)) < 0.5
