@@ -156,7 +156,7 @@ def table(options: argparse.Namespace, seeds: range) -> str:
         + f" Evaluated at {rounds[1]}, {rounds[2]}, ... {rounds[-1]}.",
         "",
         footer(f"python -m benchmarks.fashion_mnist --partition {options.partition} "
-               f"--seeds {len(seeds)} --rounds {options.rounds}"),
+               f"--first-seed {seeds[0]} --seeds {len(seeds)} --rounds {options.rounds}"),
     ]  # fmt: skip
     return "\n".join(lines)
 
