@@ -19,12 +19,13 @@ from server_app.transport.in_process import InProcessGrid
 
 DATA = DataSettings(sources=4, targets=7, partition="iid")
 SETTINGS = {
-    "rounds": 200, "evaluation.every": 20, "round.deadline": 60.0, "keep-checkpoints": 1,
+    "rounds": 200, "evaluation.every": 0, "round.deadline": 60.0, "keep-checkpoints": 1,
     "data.sources": 4, "data.targets": 7, "data.partition": "iid",
     "data.server-images": 0, "data.pretrain-images": 0,
 }  # fmt: skip
 METHODS: dict[str, dict[str, Any]] = {
-    "augfl": {"augfl.lambda": 0.0, "augfl.rho": 2.0},
+    # Adaptive rho is careful, and two hundred rounds are then too few for the accuracy to settle.
+    "augfl": {"augfl.lambda": 0.0, "augfl.rho": 1.0, "augfl.adaptive-rho": False},
     "fedavg": {"fedavg.lr": 0.2},
 }
 SHARE = 0.3
@@ -56,10 +57,10 @@ def play(folder: Path, method: str, client: Any) -> list[dict[str, Any]]:
 
 
 def accuracy(lines: list[dict[str, Any]]) -> float:
-    """Percent of 915 images of the seven targets, over the last three times that they judged."""
-    judged = [line["evaluation"] for line in lines if line.get("evaluation")][-3:]
-    assert {evaluation["examples"] for evaluation in judged} == {915}
-    return 100 * sum(evaluation["accuracy_after"] for evaluation in judged) / 3
+    """Of the final model after adaptation: percent of the 915 images of the seven targets."""
+    evaluation = lines[-1]["evaluation"]
+    assert evaluation["examples"] == 915
+    return 100 * float(evaluation["accuracy_after"])
 
 
 @pytest.mark.slow
