@@ -197,7 +197,7 @@ def test_a_wrong_name(folder: Path, link: SuperLink, monkeypatch):
     )
     finding = check_encryption("other.org", link.port, ca(folder), patience=PATIENCE)
     assert finding.status == "error"
-    assert "is for a.org, localhost, 127.0.0.1, ::1, not other.org" in finding.cause
+    assert "is for a.org, localhost, 127.0.0.1, ::1, control, not other.org" in finding.cause
     assert "server.names" in finding.cure
 
 
