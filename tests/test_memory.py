@@ -91,7 +91,7 @@ def test_it_is_never_half_written(tmp_path: Path):
     """A process that does nothing but write is killed twelve times."""
     last, dice = 0.0, np.random.default_rng(0)
     for _ in range(12):
-        child = multiprocessing.get_context("spawn").Process(target=_write_for_ever, args=[tmp_path])
+        child = multiprocessing.get_context("fork").Process(target=_write_for_ever, args=[tmp_path])
         child.start()
         while (value(Memory(context(), tmp_path)) or 0.0) <= last:
             time.sleep(0.005)
