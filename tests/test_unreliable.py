@@ -25,7 +25,7 @@ SETTINGS = {
 }  # fmt: skip
 METHODS: dict[str, dict[str, Any]] = {
     # Adaptive rho is careful, and two hundred rounds are then too few for the accuracy to settle.
-    "augfl": {"augfl.lambda": 0.0, "augfl.rho": 1.0, "augfl.adaptive-rho": False},
+    "augfl": {"augfl.lambda": 0.0, "augfl.adaptive-rho": False},
     "fedavg": {"fedavg.lr": 0.2},
 }
 SHARE = 0.3
