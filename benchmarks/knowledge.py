@@ -2,7 +2,7 @@
 
     python -m benchmarks.knowledge
 
-The demo's setting as in ``benchmarks.digits``, 20 rounds, five deals. Each gain is paired with a
+The demo's setting as in ``benchmarks.digits``, 20 rounds, three deals. Each gain is paired with a
 run without the private model on the same deal. D_s "of another domain" are the same images
 changed on purpose; its labels stay right.
 """
@@ -27,7 +27,7 @@ from common.config import DataSettings
 from common.data.load import load
 from common.data.plan import plan
 
-DEALS = range(5)
+DEALS = range(3)
 Pixels = NDArray[np.uint8]
 
 
@@ -81,7 +81,7 @@ def main() -> None:
                 flush=True,
             )
 
-        for images in (50, 100, 300, 500):
+        for images in (50, 100, 300, 400):
             row(f"{images} images", "cnn-wide", images)
         row("300, labels unused", "cnn-wide", changes={"knowledge.labelled": False})
         row("300, five of ten classes", "cnn-wide", change=same, classes=5)
