@@ -90,7 +90,7 @@ def main() -> None:
         row("300, pure noise", "cnn-wide", change=noise)
         for architecture in ("cnn-tiny", "cnn-small"):
             row("300 images", architecture, architecture=architecture)
-        for few in (50, 200):
+        for few in (100, 200):
             changes = {"data.pretrain-images": few}
             row("300 images", f"cnn-wide, trained on {few}", changes=changes)
     print("\n" + footer("python -m benchmarks.knowledge"))
