@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from client_app.app import app
 from common.config import DataSettings
@@ -128,5 +129,6 @@ PHASES: dict[str, Callable[[pytest.MonkeyPatch], Status]] = {
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # as the other tests: sums of several threads have other last bits
     boundary = PHASES[sys.argv[3]](pytest.MonkeyPatch())
     play(Path(sys.argv[1]), sys.argv[2], boundary)
