@@ -11,7 +11,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
-export AUGFLOWER_USER ?= $(shell id -u):$(shell id -g)
+export FLEET_USER ?= $(shell id -u):$(shell id -g)
 
 .PHONY: help setup demo test check test-slow fleet fleet-run fleet-down test-docker fuzz clean
 

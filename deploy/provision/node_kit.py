@@ -99,7 +99,7 @@ def _compose(name: str, node: FleetNode, command: list[str], variables: dict[str
         "image": hardware.image,
         "platform": hardware.platform,
         **({"runtime": "nvidia"} if hardware.nvidia else {}),
-        "user": "${AUGFLOWER_USER:-1000:1000}",
+        "user": "${FLEET_USER:-1000:1000}",
         "command": command,
         "environment": variables,
         "volumes": [

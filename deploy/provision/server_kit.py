@@ -139,7 +139,7 @@ def server_kit(
 def _compose(registry: Registry, variables: dict[str, str]) -> str:
     port = registry.server.fleet_port
     common = {
-        "user": "${AUGFLOWER_USER:-1000:1000}",
+        "user": "${FLEET_USER:-1000:1000}",
         "environment": variables,
         "restart": "unless-stopped",
         "cap_drop": ["ALL"],

@@ -54,9 +54,9 @@ class Stack:
         self._command = [*compose_command(), "--project-name", PROJECT]
         self._environment = {
             **os.environ,
-            "AUGFLOWER_USER": f"{self.user}:{self.user}",
-            "AUGFLOWER_FLEET_PORT": "0",
-            "AUGFLOWER_WATCH_PORT": "0",
+            "FLEET_USER": f"{self.user}:{self.user}",
+            "FLEET_PORT": "0",
+            "FLEET_WATCH_PORT": "0",
         }
 
     def __call__(self, *arguments: str, timeout: float = START) -> str:
