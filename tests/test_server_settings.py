@@ -35,7 +35,7 @@ def test_what_is_set_is_read():
 
 
 def test_an_unknown_variable_is_refused_with_those_that_are_known():
-    with pytest.raises(SettingsError, match="AUGFLOWER_RUN; .*AUGFLOWER_RUNS"):
+    with pytest.raises(SettingsError, match=r"AUGFLOWER_RUN; .*AUGFLOWER_RUNS"):
         read_server_settings({"AUGFLOWER_RUN": "runs"})
 
 
