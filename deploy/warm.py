@@ -42,6 +42,10 @@ _SAID_GOODBYE = 77
 _GRACE = 3.0
 _POLL = 0.2
 _LONG_POLL = 2.0
+_LOOK = 1.0
+"""Seconds between two looks for a second task while one is at work."""
+_GOODBYE = 5.0
+"""Seconds that a task has to end once there is a second one."""
 _log = logging.getLogger("augflower.node")
 
 
@@ -68,7 +72,9 @@ def preload(names: Sequence[str]) -> None:
 class WarmExecutor:
     """Takes tasks from a SuperNode's Runtime API and runs each in a fork, one at a time.
 
-    A SuperNode handles one message at a time, so there is never a second task to take.
+    A SuperNode handles one message at a time. When it has a second task, the first one is over: it
+    is saying goodbye, or its run ended while the message was on its way, of which Flower 1.39 does
+    not tell the task. That one would wait for the rest of its message for ever, and is ended.
     """
 
     def __init__(self, address: str, secret: bytes, bell: Connection | None) -> None:
@@ -96,8 +102,8 @@ class WarmExecutor:
                 token = _acquire(client)
                 if token is None:
                     self._rest(supernode)
-                else:
-                    self._run_task(token, supernode)
+                while token is not None:
+                    token = self._run_task(token, client, supernode)
         finally:
             client.close()
 
@@ -112,21 +118,30 @@ class WarmExecutor:
         elif self._bell in wait([supernode.sentinel, self._bell], timeout=_LONG_POLL):
             self._bell.recv_bytes()
 
-    def _run_task(self, token: str, supernode: ForkProcess) -> None:
+    def _run_task(
+        self, token: str, client: RuntimeHttpClient, supernode: ForkProcess
+    ) -> str | None:
+        """Run a task to its end; the token of the next one where that has come meanwhile."""
         self._task = self._context.Process(
             target=_work, args=(self._address, token, self._bell is not None), name="clientapp"
         )
         self._task.start()
+        ends, following = [self._task.sentinel, supernode.sentinel], None
+        while not wait(ends, timeout=_LOOK) and following is None:
+            following = _acquire(client)
         # The next task must not start before this one has handed over its state.
-        wait([self._task.sentinel, supernode.sentinel])
+        if not wait(ends, timeout=_GOODBYE):
+            _log.warning("a ClientApp process is ended, for its SuperNode has gone on without it")
+            end_process(self._task, _GRACE)
         if supernode.exitcode is not None:
-            return
+            return None
         self._task.join()
         if self._task.exitcode != _SAID_GOODBYE:
             _log.warning("a ClientApp process died: %s", describe(self._task.exitcode))
             if self._bell is not None:
                 _report_death(self._address, token, self._task.exitcode)
         self._task = None
+        return following
 
 
 def end_process(process: ForkProcess, grace: float) -> None:
