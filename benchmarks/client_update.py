@@ -24,6 +24,7 @@ from client_app.methods.augfl import train
 from common.data.client import ClientData
 from common.methods.augfl import Down
 from common.models import FlatModel, build
+from common.sketch import NUMBERS
 
 TURNS = 15
 CASES = [("cnn-small", 28, 1), ("resnet8x4", 28, 1), ("resnet8x4", 32, 3)]
@@ -51,7 +52,7 @@ def _row(name: str, size: int, channels: int, difference: str) -> str:
         memory = Memory(context, Path(folder))
         device = Device("source", [data], tuple("0123456789"), "", model, memory)
         start = model.parameters
-        down = Down(1, start, 0.1, 0.05, 0.01, difference, 0, 0, 0)
+        down = Down(1, start, 0.1, 0.05, 0.01, difference, 0, 0, 0, [0.0] * NUMBERS)
         theta = torch.tensor(start.vector)
         support = (data.support_images, data.support_labels)
         query = (data.query_images, data.query_labels)

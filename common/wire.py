@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import types
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -225,18 +226,30 @@ def _unpack_specs(record: RecordDict, name: str, where: _Place) -> tuple[Spec, .
         raise where.wrong("names, shapes and dtypes are missing")
     names, shapes, dtypes = (columns[key] for key in ("names", "shapes", "dtypes"))
     for column in (names, shapes, dtypes):
-        _check(column, list[str], where._replace(position=".specs"))
-    if not len(names) == len(shapes) == len(dtypes) <= MAX_NAMES:  # type: ignore[arg-type]
+        if not isinstance(column, list):
+            raise where._replace(position=".specs").wrong(
+                f"expected a list, got {type(column).__name__}"
+            )
+    return _read_specs(tuple(names), tuple(shapes), tuple(dtypes), where)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=8)  # all replies of a run name the same tensors
+def _read_specs(
+    names: tuple[Any, ...], shapes: tuple[Any, ...], dtypes: tuple[Any, ...], where: _Place
+) -> tuple[Spec, ...]:
+    for column in (names, shapes, dtypes):
+        _check(list(column), list[str], where._replace(position=".specs"))
+    if not len(names) == len(shapes) == len(dtypes) <= MAX_NAMES:
         raise where.wrong("names, shapes and dtypes differ in number, or are too many")
-    if len(set(names)) != len(names):  # type: ignore[arg-type]
+    if len(set(names)) != len(names):
         raise where.wrong("a name occurs twice")
     specs = []
-    for tensor, shape, dtype in zip(names, shapes, dtypes, strict=True):  # type: ignore[arg-type]
-        sizes = str(shape).split("x") if shape else []
+    for tensor, shape, dtype in zip(names, shapes, dtypes, strict=True):
+        sizes = shape.split("x") if shape else []
         numbers = all(part.isascii() and part.isdigit() and len(part) < 12 for part in sizes)
         if not numbers or len(sizes) > MAX_AXES:
-            raise where.wrong(f"{str(tensor)[:80]} has shape {str(shape)[:80]!r}")
+            raise where.wrong(f"{tensor[:80]} has shape {shape[:80]!r}")
         if dtype not in DTYPES:
-            raise where.wrong(f"{str(tensor)[:80]} has dtype {str(dtype)[:20]!r}")
-        specs.append((str(tensor), tuple(int(part) for part in sizes), str(dtype)))
+            raise where.wrong(f"{tensor[:80]} has dtype {dtype[:20]!r}")
+        specs.append((tensor, tuple(int(part) for part in sizes), dtype))
     return tuple(specs)
