@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-MARGIN = 0.7
+MARGIN = 0.5
 """Below one on purpose. A network trained with steps 1/P sharpens until its curvature meets the
 limit of stability and stays there (the edge of stability, Cohen et al. 2021): a P that answers
 with more than the limit is followed by more curvature, and steps shrink for nothing."""
@@ -39,7 +39,10 @@ FIRST = 3
 """Steps that must have been seen before they can judge another."""
 
 RAISE = 1.25
-"""Factor of the margin then, for good: a quadratic is stable after two such steps."""
+"""Factor of the margin then, for good: a quadratic is stable after four such steps."""
+
+DAMPED = 0.7
+"""Share of lambda L_R + P that P + D is; a half is the limit of stability of the server's steps."""
 
 RECENT = 10
 """Steps that are remembered."""
@@ -76,7 +79,7 @@ class Penalty:
     def damping(self, penalty: float, knowledge_curvature: float) -> float:
         """D of the server's steps; they are stable if P + D > (lambda L_R + P) / 2."""
         self._bend = max(knowledge_curvature, DECAY * self._bend)
-        return max(0.0, MARGIN * (self._bend + penalty) - penalty)
+        return max(0.0, DAMPED * (self._bend + penalty) - penalty)
 
     def shorten(self, step: float) -> float:
         """Factor, at most 1, by which a step of this length is to be cut."""
