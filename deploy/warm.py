@@ -185,9 +185,17 @@ def forget_own_modules() -> None:
         del sys.modules[name]
 
 
+def show_what_devices_say() -> None:
+    """Let the app's own lines, such as how good its teacher is, into the log of the node."""
+    said = logging.getLogger("client_app")
+    said.setLevel(logging.INFO)
+    said.addHandler(logging.StreamHandler())
+
+
 def _work(address: str, token: str, quick: bool) -> None:
     detach_signals()
     reseed()
+    show_what_devices_say()
     if quick:
         shorten_backoff()
     forget_own_modules()

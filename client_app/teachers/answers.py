@@ -186,6 +186,17 @@ class _Asked:
         missing = logits.missing(keys)
         logits.add([keys[i] for i in missing], (scale * embedded[missing] @ classifier.T).numpy())
         logits.save()
+        self._tell(torch.from_numpy(logits.get(keys)), labels)
+
+    def _tell(self, said: Tensor, labels: Tensor) -> None:
+        """How good the teacher is here: one that does not know the classes does harm."""
+        share, classes = float((said.argmax(1) == labels).float().mean()), said.shape[1]
+        level = logging.WARNING if share <= 1 / classes else logging.INFO
+        text = "teacher %s: right for %.0f %% of this device's %d images%s; guessing, for %.0f %%"
+        log.log(
+            level, text, self._source.model, 100 * share, len(labels),
+            "" if self._settings.tuning == "none" else ", on which it was tuned", 100 / classes,
+        )  # fmt: skip
 
     def _embed(self, features: Table, pixels: NDArray[np.uint8], keys: Sequence[Key]) -> None:
         from client_app.teachers.clip import batches

@@ -297,6 +297,30 @@ def test_check_reads_the_file_again(tmp_path: Path):
     assert owner.answers().logits.shape == (1, 10, 10)
 
 
+def test_how_good_a_teacher_is_here_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "client_app")
+    pixels, labels = digits()
+    path = teachers_file(tmp_path, table())
+    said = teachers(path, pixels, labels).answers().logits[0]
+    share = 100 * float((said.argmax(1) == labels).float().mean())
+    teachers(path, pixels, labels).answers()
+    (record,) = [record for record in caplog.records if "right for" in record.message]
+    assert f"right for {share:.0f} % of this device's 24 images" in record.message
+    assert record.levelno == (logging.INFO if share > 10 else logging.WARNING)
+
+
+def test_a_teacher_that_knows_nothing_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    pixels, labels = digits()
+    path = teachers_file(tmp_path, table())
+    wrong = (teachers(path, pixels, labels).answers().logits[0].argmax(1) + 1) % 10
+    for file in tmp_path.rglob("logits-*"):
+        file.unlink()
+    teachers(path, pixels, wrong).answers()
+    assert "right for 0 % of this device's 24 images; guessing, for 10 %" in caplog.text
+
+
 def test_progress_is_shown_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
