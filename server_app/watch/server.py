@@ -62,7 +62,9 @@ class LivePage:
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{port}/"
         token = ", which asks for the token" if place.token else ""
-        notice(f"watch the run at {self.url}{token}")
+        # Of all addresses of a machine none is known by which the reader reaches it.
+        where = f"port {port} of the server" if host in ("0.0.0.0", "::") else self.url
+        notice(f"watch the run at {where}{token}")
 
     def close(self) -> None:
         """Stop serving; a second time does nothing."""

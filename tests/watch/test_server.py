@@ -80,6 +80,16 @@ def test_it_serves_ipv6(serve: Serve) -> None:
     assert read(page.url + "healthz") == "ok\n"
 
 
+def test_no_address_is_shown_that_nobody_can_reach(tmp_path: Path) -> None:
+    notices: list[str] = []
+    page = LivePage(begun(), tmp_path, Place("0.0.0.0", 0, "x" * 16), notices.append)
+    try:
+        port = page.url.rstrip("/").rpartition(":")[2]
+        assert notices == [f"watch the run at port {port} of the server, which asks for the token"]
+    finally:
+        page.close()
+
+
 def test_a_port_that_is_taken_is_a_notice(tmp_path: Path, small_run: Any) -> None:
     notices: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as other:
