@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,10 +25,19 @@ from deploy.provision import certificates as x509
 from deploy.provision.issue import authority, kept, server_certificate
 from deploy.provision.keys import new_private_key, public_line
 from deploy.provision.node_kit import node_kit
-from deploy.provision.registry import Admitted, Registry, Revoked, read_registry
+from deploy.provision.registry import FILE, Admitted, Registry, Revoked, read_registry
 from deploy.provision.server_kit import server_kit
 from deploy.provision.settings import FleetNode, FleetSettings
-from deploy.provision.store import PUBLIC, SECRET, locked, make_private, put, put_kit
+from deploy.provision.store import (
+    PUBLIC,
+    SECRET,
+    locked,
+    make_private,
+    put,
+    put_kit,
+    require_free,
+    usable,
+)
 
 
 @dataclass
@@ -48,18 +58,16 @@ def provision(settings: FleetSettings, folder: Path, now: datetime | None = None
     Raises
     ------
     SettingsError: a node of the settings was revoked before.
-    FleetError: the folder is damaged, in use, or of another fleet.
+    FleetError: the folder is damaged, in use, of another fleet, or holds other things.
     """
     now = now or x509.utc_now()
-    with locked(folder):
-        known = read_registry(folder) if (folder / "fleet.json").exists() else None
-        registry = known or Registry(version=1, name=settings.name, server=settings.server)
-        if registry.name != settings.name:
+    with _founded(settings, folder) as known:
+        if known.name != settings.name:
             raise FleetError(
-                f"{folder} is of the fleet {registry.name!r}, not {settings.name!r}: "
+                f"{folder} is of the fleet {known.name!r}, not {settings.name!r}: "
                 "give another folder, or keep the name"
             )
-        registry = registry.model_copy(update={"server": settings.server})
+        registry = known.model_copy(update={"server": settings.server})
         outcome = Outcome(folder)
         registry = _admit(registry, settings.nodes, outcome, now)
         for name in registry.nodes.keys() - settings.nodes.keys():
@@ -79,8 +87,7 @@ def add(folder: Path, name: str, node: FleetNode, now: datetime | None = None) -
     FleetError: there is such a node, or no fleet in ``folder``.
     """
     now = now or x509.utc_now()
-    with locked(folder):
-        registry = read_registry(folder)
+    with _opened(folder) as registry:
         if name in registry.nodes:
             raise FleetError(f"{name} is admitted already; a new key comes from renewing it")
         outcome = Outcome(folder)
@@ -97,8 +104,8 @@ def renew(
     FleetError: no fleet in ``folder``, or a CA key is needed and missing.
     """
     now = now or x509.utc_now()
-    with locked(folder):
-        return _write(read_registry(folder), Outcome(folder), now, within)
+    with _opened(folder) as registry:
+        return _write(registry, Outcome(folder), now, within)
 
 
 def renew_node(folder: Path, name: str, now: datetime | None = None) -> Outcome:
@@ -123,20 +130,40 @@ def revoke(folder: Path, name: str, now: datetime | None = None) -> Outcome:
     return _drop(folder, name, "revoked", now or x509.utc_now())
 
 
-def _drop(folder: Path, name: str, reason: str, now: datetime) -> Outcome:
+@contextmanager
+def _founded(settings: FleetSettings, folder: Path) -> Iterator[Registry]:
+    """The registry of a fleet, begun if there is none, held for one writer."""
+    with usable(folder):
+        if not (folder / FILE).exists():
+            require_free(folder, leftover=f".{FILE}.")
+            make_private(folder)
     with locked(folder):
-        registry = read_registry(folder)
-        if name not in registry.nodes:
-            known = ", ".join(registry.nodes) or "none"
-            raise FleetError(f"no node {name!r} in {folder}; there are: {known}")
-        old = registry.nodes[name]
+        if not (folder / FILE).exists():
+            # First of all files: by it the next call knows the folder, should this one not end.
+            empty = Registry(version=1, name=settings.name, server=settings.server)
+            put(folder / FILE, empty.text(), PUBLIC)
+        yield read_registry(folder)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[Registry]:
+    """The registry of a fleet that is there, held for one writer."""
+    read_registry(folder)  # before a lock is left in a folder that holds no fleet
+    with locked(folder):
+        yield read_registry(folder)
+
+
+def _drop(folder: Path, name: str, reason: str, now: datetime) -> Outcome:
+    with _opened(folder) as known:
+        if name not in known.nodes:
+            names = ", ".join(known.nodes) or "none"
+            raise FleetError(f"no node {name!r} in {folder}; there are: {names}")
+        old = known.nodes[name]
         record = Revoked.model_validate(
             {"name": name, "public-key": old.public_key, "since": now.isoformat(), "reason": reason}
         )
-        rest = {key: value for key, value in registry.nodes.items() if key != name}
-        registry = registry.model_copy(
-            update={"nodes": rest, "revoked": [*registry.revoked, record]}
-        )
+        rest = {key: value for key, value in known.nodes.items() if key != name}
+        registry = known.model_copy(update={"nodes": rest, "revoked": [*known.revoked, record]})
         outcome = Outcome(folder, removed=[name] if reason == "revoked" else [])
         if reason == "renewed":
             # Gone first: _admit() would take the old key for one that a crash left over.
@@ -176,7 +203,7 @@ def _write(
 ) -> Outcome:
     folder = outcome.folder
     make_private(folder / "nodes")
-    put(folder / "fleet.json", registry.text(), PUBLIC)
+    put(folder / FILE, registry.text(), PUBLIC)
     try:
         ca = authority(registry, folder, outcome.notes, now, within)
         key, certificate = server_certificate(registry, ca, folder, outcome.notes, now, within)
@@ -202,17 +229,10 @@ def _write(
             )
         elif put_kit(path.parent, node_kit(name, registry, path.read_bytes(), ca)):
             outcome.changed.append(name)
-    _remove_others(folder / "nodes", registry)
+    # By name: whatever else lies there is not this program's to delete.
+    for name in {record.name for record in registry.revoked} - registry.nodes.keys():
+        if (folder / "nodes" / name).is_dir():
+            shutil.rmtree(folder / "nodes" / name)
+        (folder / "nodes" / f"{name}.tar.gz").unlink(missing_ok=True)
     outcome.expiries = {"ca": x509.expiry(ca), "server": x509.expiry(certificate)}
     return outcome
-
-
-def _remove_others(folder: Path, registry: Registry) -> None:
-    """Delete kits and archives of nodes that are out."""
-    for entry in folder.iterdir():
-        if entry.name.removesuffix(".tar.gz") in registry.nodes:
-            continue
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()

@@ -11,6 +11,8 @@ from common.config import Settings
 from common.errors import FleetError
 from deploy.provision.settings import FleetNode, ServerSettings
 
+FILE = "fleet.json"
+
 
 class Admitted(Settings):
     """A node that may take part."""
@@ -55,13 +57,15 @@ def read_registry(folder: Path) -> Registry:
     ------
     FleetError: the folder was not provisioned, or its registry is damaged.
     """
-    path = folder / "fleet.json"
+    path = folder / FILE
     try:
         return Registry.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise FleetError(
             f"{folder} holds no fleet: make one with `augflower provision fleet.yaml`"
         ) from None
+    except OSError as error:
+        raise FleetError(f"{path} cannot be read: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import stat
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from common.errors import FleetError
 from common.files import write_atomic
 
 SECRET, PUBLIC, PROGRAM, FOLDER = 0o600, 0o644, 0o755, 0o700
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ Kit = Mapping[str, KitFile]  # path inside the kit -> file
 def make_private(folder: Path) -> None:
     """Make ``folder`` with mode 0700, or give it that mode."""
     folder.mkdir(parents=True, exist_ok=True, mode=FOLDER)
-    folder.chmod(FOLDER)
+    if stat.S_IMODE(folder.stat().st_mode) != FOLDER:  # only its owner may ask for it
+        folder.chmod(FOLDER)
 
 
 def put(path: Path, content: bytes, mode: int) -> bool:
@@ -73,20 +76,63 @@ def pack(root: str, kit: Kit) -> bytes:
     return buffer.getvalue()
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for one writer.
+def require_free(folder: Path, leftover: str) -> None:
+    """Refuse to make a fleet among the files of somebody else.
+
+    Empty folders are no obstacle: a container engine makes those that it shall mount.
+
+    Parameters
+    ----------
+    leftover: beginning of a file's name that an interrupted call may have left.
 
     Raises
     ------
-    FleetError: another process is at work on it.
+    FleetError: ``folder`` is a file, or holds one that this program did not leave there.
     """
-    make_private(folder)
-    handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, SECRET)
+    if folder.exists() and not folder.is_dir():
+        raise FleetError(f"{folder} is not a folder: give another one with --fleet")
+    for path in folder.rglob("*"):
+        ours = path.parent == folder and (path.name == LOCK or path.name.startswith(leftover))
+        if (path.is_symlink() or not path.is_dir()) and not ours:
+            raise FleetError(
+                f"{folder} holds other files ({path.relative_to(folder)}) and no fleet: give a "
+                "new or an empty folder with --fleet"
+            )
+
+
+@contextmanager
+def usable(folder: Path) -> Iterator[None]:
+    """Name what cannot be read or written while ``folder`` is worked on.
+
+    Raises
+    ------
+    FleetError: instead of the system's error.
+    """
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    except BlockingIOError:
-        raise FleetError(f"{folder} is being provisioned by another process; wait for it") from None
-    finally:
-        os.close(handle)
+    except OSError as error:
+        raise FleetError(
+            f"{error.filename or folder} cannot be used ({error.strerror}): check the rights on "
+            f"{folder} and the space there"
+        ) from None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold an existing ``folder`` for one writer.
+
+    Raises
+    ------
+    FleetError: another process is at work on it, or it cannot be read or written.
+    """
+    with usable(folder):
+        handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, SECRET)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise FleetError(
+                f"{folder} is being provisioned by another process; wait for it"
+            ) from None
+        finally:
+            os.close(handle)

@@ -252,6 +252,59 @@ def test_a_folder_without_a_fleet_is_named(tmp_path: Path):
         fleet.revoke(tmp_path, "pi-1", NOW)
 
 
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path):
+    folder = tmp_path / "proj"
+    (folder / "nodes/my-app").mkdir(parents=True)
+    (folder / "nodes/my-app/index.js").write_text("x")
+    folder.chmod(0o755)
+    with pytest.raises(FleetError, match=r"holds other files \(nodes/my-app/index\.js\)"):
+        fleet.provision(settings("pi-1"), folder, NOW)
+    assert contents(folder) == {"nodes/my-app/index.js": b"x"}
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_fleet_may_be_made_in_an_empty_folder(tmp_path: Path):
+    folder = tmp_path / "fleet"
+    (folder / "nodes/pi-1").mkdir(parents=True)  # a container engine makes what it shall mount
+    (folder / ".lock").touch()
+    (folder / ".fleet.json.half").touch()
+    folder.chmod(0o755)
+    assert fleet.provision(settings("pi-1"), folder, NOW).added == ["pi-1"]
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_only_kits_of_nodes_that_were_revoked_are_deleted(made: Path):
+    (made / "nodes/mine").mkdir()
+    (made / "nodes/mine/notes").write_text("x")
+    (made / "nodes/mine.tar.gz").write_text("x")
+    fleet.revoke(made, "pi-1", NOW)
+    fleet.provision(settings("pc-1"), made, NOW)
+    left = {path.name for path in (made / "nodes").iterdir()}
+    assert left == {"mine", "mine.tar.gz", "pc-1", "pc-1.tar.gz"}
+
+
+def test_a_file_is_no_folder_for_a_fleet(tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FleetError, match="is not a folder"):
+        fleet.provision(settings("pi-1"), tmp_path / "file", NOW)
+    with pytest.raises(FleetError, match=r"file/fleet cannot be used \(Not a directory\)"):
+        fleet.provision(settings("pi-1"), tmp_path / "file/fleet", NOW)
+    with pytest.raises(FleetError, match="holds no fleet"):
+        fleet.renew(tmp_path / "file", now=NOW)
+
+
+def test_looking_for_a_fleet_leaves_nothing_behind(tmp_path: Path):
+    wrong = tmp_path / "wrong"
+    for call in (fleet.renew, lambda folder: fleet.revoke(folder, "pi-1")):
+        with pytest.raises(FleetError, match="holds no fleet"):
+            call(wrong)
+        with pytest.raises(FleetError, match="holds no fleet"):
+            call(tmp_path)
+    with pytest.raises(FleetError, match="holds no fleet"):
+        fleet.add(wrong, "pi-1", parse_node("pi-1", {}), NOW)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_damaged_registry_is_named(made: Path):
     (made / "fleet.json").write_text('{"version": 1, "name": 3}')
     with pytest.raises(FleetError, match=r"fleet\.json is damaged at name"):
