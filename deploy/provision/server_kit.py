@@ -81,7 +81,11 @@ def server_kit(
     key: the server's private key, PEM.
     secret: 48 random bytes that SuperLink and executor share.
     """
+    state = state_folder(NAME)
     variables = environment(NAME, FLWR_SUPEREXEC_TASK_POLL_INTERVAL="0.2")
+    # Said in full: a container's working and home folders go with the container.
+    places = {"AUGFLOWER_RUNS": f"{state}/runs", "AUGFLOWER_CACHE": f"{state}/cache"}
+    for_runs = variables | places
     about = {
         "fleet": registry.name,
         "name": NAME,
@@ -105,7 +109,8 @@ def server_kit(
         control=control_address(registry),
         inside=control_address(registry, CONTROL),
         config=config_folder(NAME),
-        state=state_folder(NAME),
+        state=state,
+        runs=places["AUGFLOWER_RUNS"],
     )
     texts = {
         "nodes.json": admission_list(registry),
@@ -113,9 +118,9 @@ def server_kit(
         "config.toml": tomli_w.dumps(flower),
         SUPERLINK: unit(f"AugFlower server of {registry.name}", NAME, link, variables),
         EXECUTOR: unit(
-            f"AugFlower runs of {registry.name}", NAME, executor, variables, after=SUPERLINK
+            f"AugFlower runs of {registry.name}", NAME, executor, for_runs, after=SUPERLINK
         ),
-        "compose.yaml": _compose(registry, variables),
+        "compose.yaml": _compose(registry, variables, for_runs),
         "README.md": readme,
     }
     configuration = ["ca.crt", "server.crt", "server.key", "executor.secret"]
@@ -136,11 +141,10 @@ def server_kit(
     }
 
 
-def _compose(registry: Registry, variables: dict[str, str]) -> str:
+def _compose(registry: Registry, variables: dict[str, str], for_runs: dict[str, str]) -> str:
     port = registry.server.fleet_port
     common = {
         "user": "${FLEET_USER:-1000:1000}",
-        "environment": variables,
         "restart": "unless-stopped",
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
@@ -150,6 +154,7 @@ def _compose(registry: Registry, variables: dict[str, str]) -> str:
     superlink = {
         "image": "augflower-superlink",
         "command": superlink_command(registry, CONTROL),
+        "environment": variables,
         **common,
         "volumes": [kit, f"superlink-state:{state_folder(NAME)}"],
         "ports": [f"{port}:{port}"],
@@ -161,6 +166,7 @@ def _compose(registry: Registry, variables: dict[str, str]) -> str:
     executor = {
         "image": "augflower-server",
         "command": executor_command(registry, CONTROL),
+        "environment": for_runs,
         **common,
         "volumes": [kit, f"executor-state:{state_folder(NAME)}"],
         "networks": ["control"],

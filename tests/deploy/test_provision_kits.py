@@ -11,6 +11,7 @@ import yaml
 from client_app.settings import read_node_config
 from deploy.provision import provision as fleet
 from deploy.provision.settings import parse_fleet
+from server_app.settings import read_server_settings
 
 NODES = {
     "pi-1": {"hardware": "raspberry-pi", "data-folder": "/srv/images", "role": "target"},
@@ -90,6 +91,37 @@ def test_compose_says_the_same_as_the_units(folder: Path):
             if line.startswith("Environment=") and not line.startswith("Environment=PATH")
         )
         assert environment == described["environment"]
+
+
+def test_runs_outlive_the_container_that_made_them(folder: Path):
+    executor = yaml.safe_load((folder / "server/compose.yaml").read_text())["services"]["executor"]
+    of_unit = (folder / "server/augflower-executor.service").read_text()
+    server = read_server_settings(executor["environment"])
+    lasting = [
+        Path(volume.split(":")[1])
+        for volume in executor["volumes"]
+        if not volume.startswith(".") and not volume.endswith(":ro")
+    ]
+    for name, place in (("RUNS", server.runs), ("CACHE", server.cache)):
+        assert any(place.is_relative_to(volume) for volume in lasting)
+        assert f"Environment=AUGFLOWER_{name}={place}\n" in of_unit
+    # Only the executor runs the server's half.
+    assert "AUGFLOWER" not in (folder / "server/augflower-superlink.service").read_text()
+
+
+def test_the_servers_readme_names_what_the_server_reads(folder: Path):
+    text = (folder / "server/README.md").read_text()
+    override = text[text.index("    services:") : text.index("## What is kept")]
+    executor = yaml.safe_load(override)["services"]["executor"]
+    token = executor["environment"].pop("AUGFLOWER_WATCH_TOKEN_FILE")
+    assert token == "/etc/augflower/server/watch.token"
+    named = {**executor["environment"], "AUGFLOWER_WATCH_TOKEN": "x" * 48}
+    server = read_server_settings(named)
+    assert server.watch is not None
+    (mount,) = executor["volumes"]
+    assert mount.split(":")[1:] == [server.private_model, "ro"]
+    drop_in = dict(re.findall(r"^    Environment=(\w+)=(.*)$", text, re.M))
+    assert read_server_settings(drop_in).private_model == mount.split(":")[0]
 
 
 def test_compose_mounts_data_read_only_and_opens_one_port(folder: Path):
