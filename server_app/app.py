@@ -26,7 +26,7 @@ from server_app.method import Knowledge, Method, MethodSettings, Setup
 from server_app.nodes import Plan
 from server_app.public import PublicData, describe
 from server_app.rounds import Rounds
-from server_app.runs.folder import RunFolder
+from server_app.runs.folder import RunFolder, writable
 from server_app.settings import ServerSettings, read_server_settings
 from server_app.status import Status
 from server_app.watch.watch import Watch
@@ -90,6 +90,7 @@ def run(
         },
         "private_model": knowledge is not None,
         "clients": {"sources": settings.data.sources, "targets": settings.data.targets},
+        "flower_run": grid.run.run_id,
     }  # fmt: skip
     if settings.resume:
         folder = RunFolder.reopen(server.runs, settings.run_name)
@@ -98,20 +99,24 @@ def run(
         folder = RunFolder.create(server.runs, settings.run_name, meta)
     notice(f"{FOLDER_LINE}{folder.path.absolute()}")
     status.begin(folder.meta, settings.rounds)
-    plan = Plan(folder.path.name, folder.meta["token"], len(initial), public.classes, public.digest)
+    plan = Plan(
+        folder.path.name, folder.meta["token"], len(initial), public.classes, public.digest,
+        settings.data.sources, public.dealt,
+    )  # fmt: skip
     rounds = Rounds(
         grid, settings, method, contract(settings.method), knowledge, plan, folder,
         _card(settings, options, public, folder), notice, status,
     )  # fmt: skip
     try:
-        start = _resume(folder, rounds, status) if settings.resume else 0
-        rounds.run(start)
+        with writable(folder.path, f"see to that, then: augflower resume {folder.path}"):
+            start = _resume(folder, rounds, status, notice) if settings.resume else 0
+            rounds.run(start)
     except (KeyboardInterrupt, SystemExit):  # Flower leaves with the latter
-        rounds.end("stopped")
+        _end(rounds, notice, "stopped")
         notice(f"stopped; go on with: augflower resume {folder.path}")
         raise
     except BaseException as error:
-        rounds.end("failed", error=str(error))
+        _end(rounds, notice, "failed", error=str(error))
         raise
     else:
         rounds.end("finished")
@@ -193,9 +198,17 @@ def _same_settings(folder: RunFolder, config: Mapping[str, Any]) -> None:
     folder.update(status="running", ended=None, error=None, settings=old | new)
 
 
-def _resume(folder: RunFolder, rounds: Rounds, status: Status) -> int:
-    """Take up the newest checkpoint; returns the round to begin with."""
-    if (kept := folder.load_checkpoint()) is None:
+def _end(rounds: Rounds, notice: Notice, how: str, **notes: str) -> None:
+    """Note a bad end; that it cannot be noted must not hide what it was."""
+    try:
+        rounds.end(how, **notes)
+    except AugFlowerError as error:
+        notice(str(error))
+
+
+def _resume(folder: RunFolder, rounds: Rounds, status: Status, notice: Notice) -> int:
+    """Take up the newest whole checkpoint; returns the round to begin with."""
+    if (kept := folder.load_checkpoint(notice)) is None:
         folder.mend_record(0, {})
         return 0
     round, groups, notes = kept

@@ -7,10 +7,10 @@ import json
 import math
 import os
 import platform
-import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,14 +18,13 @@ from typing import Any
 
 from common.errors import RunError
 from common.files import read_json, write_atomic, write_json
-from common.tensorfile import dump, parse
 from common.tensors import Tensors
-from server_app.runs.nested import flatten, unflatten
+from server_app.runs import checkpoints
+from server_app.runs.checkpoints import Checkpoint
 
 META = "run.json"
 _LOCK = ".lock"
 RECORD = "metrics.jsonl"
-_CHECKPOINT = re.compile(r"round-(\d{6})\.safetensors")
 
 
 class RunFolder:
@@ -57,21 +56,23 @@ class RunFolder:
 
         Raises
         ------
-        RunError: a run of that name exists.
+        RunError: a run of that name exists, or its folder cannot be written.
         """
         path = root / (name or time.strftime("%Y%m%d-%H%M%S"))
-        path.mkdir(parents=True, exist_ok=True)
-        if any(item.name != _LOCK for item in path.iterdir()):
-            raise RunError(
-                f"run {path.name!r} exists in {root}: choose another run-name, or set resume=true "
-                "to go on with it"
-            )
-        run = cls(path, {"run": path.name, "status": "running", "started": _now(), **meta})
-        run.meta |= {"ended": None, "versions": _versions(), "machine": _machine()}
-        run.meta |= {"token": secrets.token_hex(8)}
-        run.meta.setdefault("resumed_from", None)
-        write_json(path / META, run.meta)
-        (path / RECORD).touch()
+        with writable(path, "AUGFLOWER_RUNS names the folder that runs are kept in"):
+            path.mkdir(parents=True, exist_ok=True)
+            if _begun(path):
+                raise RunError(
+                    f"run {path.name!r} exists in {root}{_beginner(path)} choose another "
+                    "run-name, or set resume=true to go on with it"
+                )
+            run = cls(path, {"run": path.name, "status": "running", "started": _now(), **meta})
+            run.meta |= {"ended": None, "versions": _versions(), "machine": _machine()}
+            run.meta |= {"token": secrets.token_hex(8)}
+            run.meta.setdefault("resumed_from", None)
+            _remove_torn(path)
+            (path / RECORD).touch()  # first: from run.json on there is a run to go on with
+            write_json(path / META, run.meta)
         return run
 
     @classmethod
@@ -80,25 +81,34 @@ class RunFolder:
 
         Raises
         ------
-        RunError: there is no such run.
+        RunError: there is no such run, or it cannot be read or written.
         """
         path = root / name
         if not name or not (path / META).exists():
             raise RunError(f"there is no run {name!r} in {root} to resume")
-        run = cls(path, read_json(path / META))
-        for torn in path.glob("*/.*"):
-            torn.unlink()  # what a crash left beside its place
+        meta = read_settled(path)
+        with writable(path, "it must be a folder that this user may write"):
+            run = cls(path, meta)
+            _remove_torn(path)
         return run
 
     def update(self, **changes: Any) -> None:
-        """Change entries of ``run.json``."""
+        """Change entries of ``run.json``.
+
+        Raises
+        ------
+        RunError: it cannot be written.
+        """
         self.meta |= changes
-        write_json(self.path / META, self.meta)
+        with writable(self.path / META, "see to it that there is room"):
+            write_json(self.path / META, self.meta)
 
     def finish(self, status: str, **notes: Any) -> None:
         """Note how the run ended, finished, failed or stopped, and let go of its folder."""
-        self.update(status=status, ended=_now(), **notes)
-        self._lock.close()
+        try:
+            self.update(status=status, ended=_now(), **notes)
+        finally:
+            self._lock.close()
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add one line to the record; it is on disk when this returns."""
@@ -113,15 +123,16 @@ class RunFolder:
 
         A crash tears the last line, or comes between a checkpoint and its line.
         """
-        kept = []
-        for text in (self.path / RECORD).read_text(encoding="utf-8").splitlines():
+        record, kept = self.path / RECORD, []
+        # As bytes: a text is split at more than line feeds, and damage need not be UTF-8.
+        for text in record.read_bytes().split(b"\n") if record.exists() else []:
             try:
                 kept += [old] if (old := json.loads(text))["round"] < round else []
-            except (ValueError, KeyError):
+            except (ValueError, KeyError, TypeError):
                 continue
         kept += [_finite(line)] if line else []
         lines = [json.dumps(old, ensure_ascii=False) + "\n" for old in kept]
-        write_atomic(self.path / RECORD, "".join(lines))
+        write_atomic(record, "".join(lines))
         return kept
 
     def save_checkpoint(
@@ -138,36 +149,85 @@ class RunFolder:
         ----------
         line: of the record, about this round.
         """
-        plain, arrays = flatten({**notes, "line": _finite(line)})
-        stored = {**groups, "notes": Tensors.pack(arrays)}
-        folder = self.path / "checkpoints"
-        write_atomic(folder / f"round-{round:06}.safetensors", dump(stored, plain))
-        for old in self._checkpoints()[:-keep] if keep else []:
-            old.unlink()
+        checkpoints.save(self._checkpoints, round, groups, {**notes, "line": _finite(line)}, keep)
 
-    def load_checkpoint(self) -> tuple[int, dict[str, Tensors], dict[str, Any]] | None:
-        """The newest checkpoint: round, tensors and notes, with the ``line`` of that round.
+    def load_checkpoint(self, notice: Callable[[str], None]) -> Checkpoint | None:
+        """The newest whole checkpoint: round, tensors and notes, with the ``line`` of that round.
 
-        Returns nothing if the run ended before its first.
+        Damaged ones that are newer are set aside under another name. Returns nothing if the run
+        ended before its first.
+
+        Parameters
+        ----------
+        notice: is told of each that is damaged.
 
         Raises
         ------
-        ModelError: it is damaged.
+        AugFlowerError: all are damaged; says what is wrong with the newest.
         """
-        paths = self._checkpoints()
-        if not paths:
-            return None
-        groups, plain = parse(paths[-1].read_bytes(), str(paths[-1]))
-        arrays = groups.pop("notes").unpack()
-        match = _CHECKPOINT.fullmatch(paths[-1].name)
-        assert match
-        return int(match[1]), groups, unflatten(plain, arrays)
+        return checkpoints.newest(self._checkpoints, notice)
 
-    def _checkpoints(self) -> list[Path]:
-        folder = self.path / "checkpoints"
-        if not folder.exists():
-            return []
-        return sorted(path for path in folder.iterdir() if _CHECKPOINT.fullmatch(path.name))
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+
+@contextmanager
+def writable(path: Path, way_out: str) -> Iterator[None]:
+    """What the operating system refuses in here is a RunError that names ``path``."""
+    try:
+        yield
+    except (ConnectionError, TimeoutError):
+        raise
+    except OSError as error:
+        raise RunError(f"{path} cannot be used: {error}; {way_out}") from error
+
+
+def begun_by(flower_run: int) -> str:
+    """How a refusal names the run of Flower's that made a folder; the command looks for it."""
+    return f", begun by Flower's run {flower_run}:"
+
+
+def read_settled(path: Path) -> dict[str, Any]:
+    """What ``run.json`` in the folder of a run holds.
+
+    Raises
+    ------
+    RunError: it cannot be read, or lacks what a run needs to go on.
+    """
+    try:
+        meta = read_json(path / META)
+        if isinstance(meta["settings"], dict) and isinstance(meta["token"], str):
+            return dict(meta)
+        reason = "its settings or token are none"
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+    raise RunError(
+        f"{path / META} cannot be read as a run: {reason}; restore the file, or begin a new run"
+    )
+
+
+def _beginner(path: Path) -> str:
+    try:
+        found = read_settled(path).get("flower_run")
+    except RunError:
+        found = None
+    return begun_by(found) if isinstance(found, int) else ":"
+
+
+def _begun(path: Path) -> bool:
+    """Whether a folder holds more than what a crash leaves there before ``run.json``."""
+    return any(
+        not item.name.startswith(".") and (item.name != RECORD or item.stat().st_size > 0)
+        for item in path.iterdir()
+    )
+
+
+def _remove_torn(path: Path) -> None:
+    """Remove what a crash left beside its place; needs the lock, without which others write."""
+    for torn in (*path.glob(".*.*"), *path.glob("*/.*")):
+        if torn.is_file():
+            torn.unlink()
 
 
 def _finite(value: Any) -> Any:
