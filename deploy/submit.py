@@ -15,6 +15,7 @@ from pathlib import Path
 from common.errors import FleetError, RunError
 from deploy.control import Control, RunStatus, Scalar
 from server_app.app import FOLDER_LINE
+from server_app.runs.folder import begun_by
 
 PATIENCE = 600.0
 """Seconds for which a SuperLink may be away, as when its machine starts anew."""
@@ -24,7 +25,7 @@ RESUMPTIONS = 3
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _FLOWER = re.compile(r"(DEBUG|INFO|WARNING|ERROR) ?:")
-_ROUND = re.compile(r"round +\d+/\d+ ")
+_ROUND = re.compile(r"round +(\d+)/\d+ ")
 _KILLED = "No heartbeat"
 
 Show = Callable[[str], None]
@@ -45,25 +46,32 @@ def run_on_fleet(control: Control, app: Path, config: Mapping[str, Scalar], show
     FleetError: the SuperLink refused the run, or is gone.
     RunError: the run failed or was stopped.
     """
-    settings, idle = dict(config), 0
+    settings, idle, reached, folder = dict(config), 0, -1, ""
+    submitted: list[int] = []
     while True:
         run_id = control.submit(app, settings)
-        lines, progress = _Lines(), False
+        lines, before = _Lines(), reached
         try:
             for line in _follow(control, run_id, lines):
-                progress = progress or bool(_ROUND.match(line))
+                if match := _ROUND.match(line):
+                    reached = max(reached, int(match[1]))
                 show(line)
         except KeyboardInterrupt:
             control.stop(run_id)
-        status = _status(control, run_id)
+        status, folder = _status(control, run_id), lines.folder or folder
         if status.result == "completed":
-            return lines.folder
-        idle = 0 if progress else idle + 1
-        if status.result != "failed" or _KILLED not in status.details or idle > RESUMPTIONS:
-            raise RunError(_why(lines.folder, status))
-        if lines.folder:  # it had begun, so there is something to go on with
+            return folder
+        # One that was killed before it could say so had begun all the same; the folder tells.
+        ours = any(begun_by(earlier) in status.details for earlier in submitted)
+        submitted.append(run_id)
+        idle = 0 if reached > before else idle + (not ours)
+        killed = _KILLED in status.details or ours
+        if status.result != "failed" or not killed or idle > RESUMPTIONS:
+            raise RunError(_why(folder, status))
+        if lines.folder or ours:  # there is something to go on with
             settings["resume"] = True
-        show("the server's process was killed; going on from its last checkpoint")
+        if not ours:
+            show("the server's process was killed; going on from its last checkpoint")
 
 
 class _Lines:
@@ -82,7 +90,8 @@ class _Lines:
             self._foreign = bool(_FLOWER.match(plain)) or (
                 self._foreign and plain[:1] in ("", " ", "\t")
             )
-            if plain.startswith(FOLDER_LINE):
+            # It is said before any device is heard; what looks like it later is another's.
+            if plain.startswith(FOLDER_LINE) and not self.folder:
                 self.folder = plain.removeprefix(FOLDER_LINE)
             elif plain and not self._foreign:
                 yield plain
