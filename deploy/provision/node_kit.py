@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 import tomli_w
 import yaml
 
 from deploy.provision.hardware import HARDWARE
 from deploy.provision.places import (
     FLOWER,
+    INSTALL,
     STATE,
     config_folder,
     environment,
@@ -66,6 +69,7 @@ def node_kit(name: str, registry: Registry, key: bytes, ca: bytes) -> Kit:
         config=config_folder(name),
         state=state_folder(name),
         note=hardware.note,
+        teacher=_about_teacher(name, node),
     )
     settings = node.config(state_folder=state_folder(name), threads=hardware.threads)
     texts = {
@@ -84,7 +88,8 @@ def node_kit(name: str, registry: Registry, key: bytes, ca: bytes) -> Kit:
     }
     files = {path: KitFile(text.encode()) for path, text in texts.items()}
     configuration = ["ca.crt", "node.key", "node.toml", "kit.toml"]
-    script = install_script(name, units=[service], files=configuration)
+    needed = [path for path in (node.data_folder, node.teachers) if path]
+    script = install_script(name, units=[service], files=configuration, needed=needed)
     return files | {
         "node.key": KitFile(key, SECRET),
         "ca.crt": KitFile(ca),
@@ -92,11 +97,43 @@ def node_kit(name: str, registry: Registry, key: bytes, ca: bytes) -> Kit:
     }
 
 
+def image(node: FleetNode) -> str:
+    """The container image of a node; teachers need a library that the others do without."""
+    return HARDWARE[node.hardware].image + ("-teacher" if node.teachers else "")
+
+
+def teachers_mount(name: str, file: str) -> str:
+    """What a container mounts for its teachers: the folder of their file, as weights lie beside it.
+
+    The file alone where its folder is one in which the container has its own things.
+    """
+    folder = PurePosixPath(file).parent
+    own = (config_folder(name), STATE)
+    crowded = any(PurePosixPath(place).is_relative_to(folder) for place in own)
+    return file if crowded else str(folder)
+
+
+def _about_teacher(name: str, node: FleetNode) -> str:
+    if not node.teachers:
+        return ""
+    return fill(
+        "teacher.md",
+        file=node.teachers,
+        mount=teachers_mount(name, node.teachers),
+        image=image(node),
+        install=INSTALL,
+        state=state_folder(name),
+        config=config_folder(name),
+    )
+
+
 def _compose(name: str, node: FleetNode, command: list[str], variables: dict[str, str]) -> str:
     hardware = HARDWARE[node.hardware]
     alive = ["CMD", "python3", "-IS", "/opt/augflower/healthy.py", f"127.0.0.1:{node.port}/health"]
+    places = [teachers_mount(name, node.teachers)] if node.teachers else []
+    places = [node.data_folder, *places] if node.data_folder else places
     service = {
-        "image": hardware.image,
+        "image": image(node),
         "platform": hardware.platform,
         **({"runtime": "nvidia"} if hardware.nvidia else {}),
         "user": "${FLEET_USER:-1000:1000}",
@@ -105,7 +142,7 @@ def _compose(name: str, node: FleetNode, command: list[str], variables: dict[str
         "volumes": [
             f".:{config_folder(name)}:ro",
             f"{name}-state:{STATE}",
-            *([f"{node.data_folder}:{node.data_folder}:ro"] if node.data_folder else []),
+            *(f"{place}:{place}:ro" for place in dict.fromkeys(places)),
         ],
         "restart": "unless-stopped",
         "cap_drop": ["ALL"],

@@ -24,8 +24,11 @@ def state_folder(name: str) -> str:
 
 def environment(name: str, threads: int | None = None, **more: str) -> dict[str, str]:
     """Environment of every process of a node or the server; nothing secret is in it."""
-    home = Path(state_folder(name), "flower")
-    variables = flower_environment(home, threads, base={"PYTHONUNBUFFERED": "1"})
+    state = state_folder(name)
+    # Libraries keep what they fetch or compute in ~/.cache: of all places, only the state folder
+    # may be written to and lasts.
+    base = {"PYTHONUNBUFFERED": "1", "HOME": state}
+    variables = flower_environment(Path(state, "flower"), threads, base=base)
     del variables["PATH"]  # that of this machine
     return variables | more
 

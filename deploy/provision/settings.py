@@ -73,10 +73,9 @@ class FleetNode(NodeSettings):
 
     @model_validator(mode="after")
     def _on_the_device(self) -> Self:
-        if self.data_folder and not Path(self.data_folder).is_absolute():
-            raise ValueError(
-                f"data-folder={self.data_folder!r} must be an absolute path on the device"
-            )
+        for name, path in (("data-folder", self.data_folder), ("teachers", self.teachers)):
+            if path and not Path(path).is_absolute():
+                raise ValueError(f"{name}={path!r} must be an absolute path on the device")
         if taken := sorted(_PROVISIONED & self.model_fields_set):
             raise ValueError(f"{taken[0].replace('_', '-')} is not for fleet.yaml: leave it out")
         return self

@@ -17,6 +17,8 @@ NODES = {
     "pi-1": {"hardware": "raspberry-pi", "data-folder": "/srv/images", "role": "target"},
     "jet-1": {"hardware": "jetson", "clients": "0", "server": "192.0.2.10", "port": 9095},
     "pc-1": {"clients": "6-9", "threads": 8},
+    "clip-1": {"clients": "1", "teachers": "/srv/clip/teachers.toml"},
+    "clip-2": {"hardware": "raspberry-pi", "teachers": "/etc/augflower/teachers.toml"},
 }
 
 
@@ -33,7 +35,8 @@ def test_a_devices_own_program_takes_the_nodes_settings(folder: Path, name: str)
     settings = tomllib.loads((folder / f"nodes/{name}/node.toml").read_text())
     node = read_node_config(settings)
     assert node.state_folder == f"/var/lib/augflower/{name}"
-    assert node.threads == {"pi-1": 3, "jet-1": 4, "pc-1": 8}[name]
+    threads = {"pi-1": 3, "jet-1": 4, "pc-1": 8, "clip-1": 2, "clip-2": 3}
+    assert node.threads == threads[name]
 
 
 @pytest.mark.parametrize(
@@ -137,8 +140,48 @@ def test_compose_mounts_data_read_only_and_opens_one_port(folder: Path):
     assert (jetson["runtime"], jetson["platform"]) == ("nvidia", "linux/arm64")
 
 
+@pytest.mark.parametrize(
+    ("name", "image", "mount"),
+    [("clip-1", "augflower-device:amd64-teacher", "/srv/clip"),
+     ("clip-2", "augflower-device:arm64-teacher", "/etc/augflower/teachers.toml")],
+)  # fmt: skip
+def test_a_node_with_teachers_finds_them_in_its_container(
+    folder: Path, name: str, image: str, mount: str
+):
+    kit = folder / "nodes" / name
+    service = yaml.safe_load((kit / "compose.yaml").read_text())["services"][name]
+    assert service["image"] == image
+    assert f"{mount}:{mount}:ro" in service["volumes"]
+    file = tomllib.loads((kit / "node.toml").read_text())["teachers"]
+    assert Path(file).is_relative_to(mount)
+    # The default cache of answers, ~/.cache, is on the volume that lasts.
+    assert Path(service["environment"]["HOME"]).is_relative_to("/var/lib/augflower")
+    assert f"{name}-state:/var/lib/augflower" in service["volumes"]
+    readme = (kit / "README.md").read_text()
+    assert f"`{file}` is this device's own file" in readme
+    assert image in readme
+    assert "## Its teachers" not in (folder / "nodes/pi-1/README.md").read_text()
+    assert file in (kit / "install.sh").read_text()
+
+
+def test_install_says_what_the_node_cannot_read(folder: Path, tmp_path: Path):
+    text = (folder / "nodes/clip-1/install.sh").read_text()
+    loop = re.search(r"^for path in .*?^done$", text, re.M | re.S)
+    assert loop is not None
+    (tmp_path / "runuser").write_text('#!/bin/sh\nshift 3; exec "$@"\n')
+    (tmp_path / "runuser").chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-eu", "-c", loop[0]],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.startswith("/srv/clip/teachers.toml is not there")
+
+
 def test_install_scripts_name_files_that_are_in_the_kit(folder: Path):
-    for kit in ("server", "nodes/pi-1"):
+    for kit in ("server", "nodes/pi-1", "nodes/pc-1"):
         text = (folder / kit / "install.sh").read_text()
         lists = re.findall(r"^for (?:file|unit) in (.*); do$", text, re.MULTILINE)
         named = {name for part in lists for name in part.split()}

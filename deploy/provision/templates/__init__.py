@@ -46,8 +46,16 @@ def unit(
     )
 
 
-def install_script(name: str, units: Sequence[str], files: Sequence[str]) -> str:
-    """A shell script that installs a kit for systemd; safe to run again."""
+def install_script(
+    name: str, units: Sequence[str], files: Sequence[str], needed: Sequence[str] = ()
+) -> str:
+    """A shell script that installs a kit for systemd; safe to run again.
+
+    Parameters
+    ----------
+    needed: paths of the machine that the process must be able to read; the script says which it
+        cannot.
+    """
     return fill(
         "install.sh",
         install=INSTALL,
@@ -56,4 +64,5 @@ def install_script(name: str, units: Sequence[str], files: Sequence[str]) -> str
         state=state_folder(name),
         files=" ".join(files),
         units=" ".join(units),
+        needed=shlex.join(needed),
     )

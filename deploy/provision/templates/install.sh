@@ -23,6 +23,10 @@ done
 if [ -f config.toml ]; then
     install -m 0600 -o $user config.toml $state/flower/config.toml
 fi
+for path in $needed; do
+    runuser -u $user -- test -r "$$path" ||
+        echo "$$path is not there, or the user $user may not read it; node.toml names it" >&2
+done
 for unit in $units; do
     install -m 0644 "$$unit" "/etc/systemd/system/$$unit"
 done
