@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from common.data.load import load
@@ -16,6 +17,7 @@ from server_app.app import read_settings
 from server_app.private.preprocessing import Preprocessing
 from server_app.private.pretrain import pretrain
 from server_app.private.pretrained import PretrainedModel
+from server_app.private.seen import Seen
 from server_app.private.settings import PretrainSettings
 from server_app.public import describe
 
@@ -52,16 +54,17 @@ def pretrain_model(
                 f"{images} has the classes {', '.join(pool.classes)}; the run's are "
                 f"{', '.join(public.classes)}"
             )
-        pixels, labels = pool.pixels(range(len(pool))), pool.labels  # type: ignore[arg-type]
+        own = np.arange(len(pool))
+        seen = Seen(str(images.absolute()))
     else:
         pool = load(data.name, image_size=data.image_size, channels=data.channels)
         own = plan(pool.labels, data).pretrain
+        seen = Seen.of(data, pool.labels, own)
         if not len(own):
             raise DataError("there are no images to train on: raise data.pretrain-images above 0")
-        pixels, labels = pool.pixels(own), pool.labels[own]
     return pretrain(
-        architecture, folder, pixels, labels,
+        architecture, folder, pool.pixels(own), pool.labels[own],
         classes=public.classes,
         preprocessing=Preprocessing(data.channels, data.image_size, public.mean, public.std),
-        settings=options, seed=seed, replace=replace, console=console,
+        seen=(seen,), settings=options, seed=seed, replace=replace, console=console,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from server_app.method import Knowledge
 from server_app.private.build import build_regularizer
 from server_app.private.preprocessing import Preprocessing
 from server_app.private.pretrained import PretrainedModel
+from server_app.private.seen import check_unseen
 from server_app.private.settings import KnowledgeSettings
 from server_app.private.sources import load_pretrained
 from server_app.private.terms.tasks import TaskShape
@@ -39,7 +40,8 @@ def open_knowledge(
 
     Raises
     ------
-    SettingsError: its terms need a private model and none is named.
+    SettingsError: its terms need a private model and none is named, or the one that is has seen
+        images of the run's clients, or of the server's set.
     DataError: there is no server set.
     ModelError: the private model cannot be used.
     """
@@ -55,6 +57,7 @@ def open_knowledge(
                 "or set these terms, or lambda, to 0"
             )
         pretrained = load_pretrained(server.private_model, public.classes, preprocessing)
+        _check_disjoint(pretrained, settings, server, notice)
     images, indices = server_set(settings, server, public)
     if not len(indices):
         raise SettingsError("R_h needs images of the server: raise data.server-images above 0")
@@ -67,6 +70,24 @@ def open_knowledge(
         classes=public.classes, preprocessing=preprocessing, cache=server.cache, center=center,
         tasks=tasks,
     )  # fmt: skip
+
+
+def _check_disjoint(
+    pretrained: PretrainedModel,
+    settings: RunSettings,
+    server: ServerSettings,
+    notice: Callable[[str], None],
+) -> None:
+    data = settings.data
+    if data.name == "folder":  # devices bring images of their own, which the server cannot know
+        return
+    labels = load(data.name, image_size=data.image_size, channels=data.channels).labels
+    parts = plan(labels, data)
+    if not check_unseen(pretrained.seen, data, labels, parts, not server.server_data):
+        notice(
+            "nobody knows which images the private model was trained on; if the clients' are among "
+            "them, the results will look better than they are"
+        )
 
 
 def server_set(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from common.errors import DataError, ModelError
 from server_app.private.architectures import build_architecture, replace_head
 from server_app.private.preprocessing import Preprocessing, as_labels, as_pixels, random_views
 from server_app.private.pretrained import CARD, PretrainedModel
+from server_app.private.seen import Seen
 from server_app.private.settings import PretrainSettings
 
 _EVALUATION_BATCH = 256
@@ -40,6 +42,7 @@ def pretrain(
     *,
     classes: Sequence[str],
     preprocessing: Preprocessing,
+    seen: tuple[Seen, ...] = (),
     settings: PretrainSettings | None = None,
     seed: int = 0,
     replace: bool = False,
@@ -56,6 +59,7 @@ def pretrain(
         latter keeps its own preprocessing; its last layer is replaced if its classes differ.
     images, labels: uint8 (n, c, h, w) and integers (n,) in the order of ``classes``.
     preprocessing: of the new model, where ``start`` is a name.
+    seen: what the card says of ``images``, and of those that ``start`` was trained on.
     replace: whether a model that ``folder`` already holds may be overwritten.
     console: where progress is shown; standard error by default.
 
@@ -74,7 +78,7 @@ def pretrain(
     pixels = as_pixels(images)
     part = _Part(pixels, as_labels(labels, len(pixels), len(classes)))
     training, validation = _split(part, settings.validation_fraction, seed)
-    model = _start(start, tuple(classes), preprocessing, seed)
+    model = dataclasses.replace(_start(start, tuple(classes), preprocessing, seed), seen=seen)
     size = sum(p.numel() for p in model.module.parameters())
     console.print(
         f"Training {model.architecture}, {size:,} parameters, on {len(training.labels):,} images "
@@ -165,13 +169,9 @@ def _train(
             mark = ""
             if score > best:
                 best, mark = score, "  best so far"
-                PretrainedModel(
-                    model.architecture,
-                    copy.deepcopy(module),
-                    model.classes,
-                    model.preprocessing,
-                    accuracy=score[0],
-                ).save(folder)
+                dataclasses.replace(model, module=copy.deepcopy(module), accuracy=score[0]).save(
+                    folder
+                )
             progress.console.print(
                 f"epoch {epoch + 1}/{settings.epochs}  loss {loss:.4f}  "
                 f"validation {score[0]:.2%}{mark}"

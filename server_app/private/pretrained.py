@@ -1,6 +1,7 @@
 """The private pretrained model (PM), theta_p, and the folder in which it is kept.
 
-    card.json               architecture, classes, preprocessing, accuracy, name and hash of weights
+    card.json               architecture, classes, preprocessing, accuracy, which images it was
+                            trained on, name and hash of weights
     weights-<hash>.safetensors
 
 The weights are written first and the card last, each atomically: at any moment the folder holds
@@ -23,6 +24,7 @@ from common.files import read_json, write_atomic, write_json
 from common.models import features_and_logits
 from server_app.private.architectures import build_architecture, last_linear
 from server_app.private.preprocessing import Preprocessing
+from server_app.private.seen import Seen
 from server_app.private.weights import fingerprint, load_weights, read_weights, weights_bytes
 
 CARD = "card.json"
@@ -40,6 +42,7 @@ class PretrainedModel:
     classes: names, in the order of the logits; empty where nobody knows them.
     preprocessing: what its images must be.
     accuracy: on validation images, in [0, 1]; None where it was not measured.
+    seen: the images that it was trained on, by training; empty where nobody knows.
     """
 
     architecture: str
@@ -47,6 +50,7 @@ class PretrainedModel:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     accuracy: float | None = None
+    seen: tuple[Seen, ...] = ()
 
     def __post_init__(self) -> None:
         self.module.eval().requires_grad_(False)
@@ -74,6 +78,7 @@ class PretrainedModel:
             "classes": list(self.classes),
             "preprocessing": self.preprocessing.as_dict(),
             "accuracy": self.accuracy,
+            "seen": [training.as_dict() for training in self.seen],
             "weights": file,
             "sha256": digest,
         }
@@ -98,6 +103,8 @@ class PretrainedModel:
             outputs = int(card["outputs"])
             accuracy = None if card["accuracy"] is None else float(card["accuracy"])
             expected = str(card["sha256"])
+            # Cards of earlier releases do not tell.
+            seen = tuple(Seen.from_dict(training) for training in card.get("seen", []))
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{folder / CARD}: entry {error} is missing or wrong") from error
         if not path.is_file():
@@ -109,7 +116,7 @@ class PretrainedModel:
             )
         module = build_architecture(name, outputs, preprocessing)
         load_weights(module, read_weights(path), str(folder))
-        return cls(name, module, classes, preprocessing, accuracy)
+        return cls(name, module, classes, preprocessing, accuracy, seen)
 
 
 def _read_card(folder: Path) -> dict[str, Any]:
