@@ -19,7 +19,7 @@ def split_address(address: str) -> tuple[str, int]:
     SettingsError: it has no port.
     """
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or not 0 < int(port) < 65536:
+    if not colon or not host.strip("[]") or not port.isdigit() or not 0 < int(port) < 65536:
         raise SettingsError(f"{address!r} is no address: write host:port, such as server:9092")
     return host.strip("[]"), int(port)
 
@@ -29,10 +29,10 @@ def check_reachable(host: str, port: int, patience: float = PATIENCE) -> Finding
     place = f"{host} port {port}"
     try:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except socket.gaierror as problem:
+    except (socket.gaierror, UnicodeError) as problem:  # the latter: an empty or long label
         return error(
             "server",
-            f"the name {host} cannot be resolved: {problem.strerror}",
+            f"the name {host} cannot be resolved: {getattr(problem, 'strerror', None) or problem}",
             "correct the server's name in the kit, or repair DNS (`getent hosts` shows what it "
             "knows)",
         )

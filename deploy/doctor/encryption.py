@@ -34,7 +34,11 @@ def check_ca(path: Path, now: datetime | None = None) -> Finding:
         return error("CA certificate", f"{path} is not a PEM certificate", cure)
     subject, end = certificate.subject.rfc4514_string(), certificate.not_valid_after_utc
     if now > end:
-        return error("CA certificate", f"{subject} ended on {end:%Y-%m-%d}", RENEW)
+        return error(
+            "CA certificate",
+            f"by this clock ({now:%Y-%m-%d}) {subject} ended on {end:%Y-%m-%d}",
+            f"if the clock is wrong, set it (NTP); else {RENEW}",
+        )
     if now < certificate.not_valid_before_utc:
         return error("CA certificate", _too_early(certificate, now), _CLOCK)
     if now > end - SOON:
@@ -62,7 +66,12 @@ def check_encryption(
         return _unencrypted(port, speech)
     if speech.tongue != "grpc":
         return _not_grpc(port)
-    context = ssl.create_default_context(cafile=str(ca) if ca else None)
+    try:
+        context = ssl.create_default_context(cafile=str(ca) if ca else None)
+    except OSError as problem:
+        return error(
+            "TLS", f"{ca} cannot be used as the CA's certificate: {problem}", "see CA certificate"
+        )
     context.set_alpn_protocols(["h2"])
     try:
         with (

@@ -48,7 +48,6 @@ def examine_server(patient: Server) -> Iterator[Finding]:
     yield from _guarded("disk", lambda: resources.check_disk(patient.state, 2000 * resources.MIB))
     yield from _guarded("state folder", lambda: folders.check_state_folder(patient.state))
     yield from _guarded("database", lambda: folders.check_database_folder(patient.state))
-    yield from _guarded("CA certificate", lambda: check_ca(patient.kit / "ca.crt"))
     yield from _guarded("certificate", lambda: server.check_certificate(patient.kit, patient.names))
     yield from _guarded(
         "control port", lambda: server.check_control_port(patient.names, patient.control_port)
@@ -68,9 +67,12 @@ def _machine(flower: str, memory: int) -> Iterator[Finding]:
 
 def _connection(device: Device) -> Iterator[Finding]:
     """From the name to the key: each step only when the one before it succeeded."""
+    trusted = True
     if device.ca is not None and not device.insecure:
         ca = device.ca
-        yield from _guarded("CA certificate", lambda: check_ca(ca))
+        for finding in _guarded("CA certificate", lambda: check_ca(ca)):
+            trusted = trusted and finding.status != "error"
+            yield finding
     if device.key is not None:
         key = device.key
         yield from _guarded("key", lambda: check_key(key))
@@ -95,6 +97,7 @@ def _connection(device: Device) -> Iterator[Finding]:
         for finding in _guarded(name, step):
             healthy = healthy and finding.status != "error"
             yield finding
+        healthy = healthy and trusted  # whether the server answers is known without trust
 
 
 def _check_settings(device: Device) -> Finding:

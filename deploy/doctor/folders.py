@@ -14,16 +14,11 @@ NETWORK_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"}
 
 
 def check_state_folder(folder: Path) -> Finding:
-    """Write, flush and delete a file, as a checkpoint does."""
+    """Write, flush and delete a file, as a checkpoint does; where there is no folder yet, above."""
     owner = f"chown it to the user that runs AugFlower (here uid {os.getuid()})"
-    if not folder.is_dir():
-        return error(
-            "state folder",
-            f"{folder} does not exist",
-            f"mkdir -p {folder}, and {owner}; with Docker, mount a named volume there",
-        )
+    place = nearest(folder)
     try:
-        handle, path = tempfile.mkstemp(dir=folder, prefix=".doctor.")
+        handle, path = tempfile.mkstemp(dir=place, prefix=".doctor.")
         try:
             os.write(handle, b"doctor")
             os.fsync(handle)
@@ -31,12 +26,28 @@ def check_state_folder(folder: Path) -> Finding:
             os.close(handle)
             Path(path).unlink()
     except OSError as problem:
+        if place != folder.absolute():
+            return error(
+                "state folder",
+                f"{folder} does not exist, and cannot be made in {place}: {problem.strerror}",
+                f"mkdir -p {folder}, and {owner}; with Docker, mount a named volume there",
+            )
         return error(
             "state folder",
             f"{folder} cannot be written: {problem.strerror}",
             f"{owner}; a read-only file system often means a worn SD card (`dmesg`)",
         )
+    if place != folder.absolute():
+        return ok("state folder", f"{folder} does not exist yet, and can be made in {place}")
     return ok("state folder", f"{folder} is writable")
+
+
+def nearest(folder: Path) -> Path:
+    """``folder``, absolute, or the nearest of those above it that exists."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return place
 
 
 def check_database_folder(folder: Path, mounts: Path = Path("/proc/mounts")) -> Finding:

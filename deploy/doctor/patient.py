@@ -5,10 +5,12 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from common.errors import FleetError
 from deploy.provision.places import FLOWER, state_folder
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,34 +48,45 @@ def read_kit(folder: Path) -> Device | Server:
     ------
     FleetError: no kit in the folder, or a damaged one.
     """
-    about = _toml(folder / "kit.toml")
-    try:
-        state = Path(state_folder(about["name"]))
-        if about["name"] == "server":
-            return Server(
-                kit=folder,
-                names=about["names"],
-                fleet_port=about["fleet-port"],
-                control_port=about["control-port"],
-                state=state,
-                flower=about["flower"],
-            )
-        settings = _toml(folder / "node.toml")
-        data, teachers = settings.get("data-folder"), settings.get("teachers")
-        return Device(
-            server=about["superlink"],
-            ca=folder / "ca.crt",
-            key=folder / "node.key",
-            state=Path(settings.get("state-folder", state)),
-            data=Path(data) if data else None,
-            settings=settings,
-            teachers=Path(teachers) if teachers else None,
-            flower=about["flower"],
+    file = folder / "kit.toml"
+    about = _toml(file)
+    state = Path(state_folder(_entry(about, "name", str, file)))
+    flower = _entry(about, "flower", str, file)
+    if about["name"] == "server":
+        return Server(
+            kit=folder,
+            names=[str(name) for name in _entry(about, "names", list, file)],
+            fleet_port=_entry(about, "fleet-port", int, file),
+            control_port=_entry(about, "control-port", int, file),
+            state=state,
+            flower=flower,
         )
-    except KeyError as problem:
-        raise FleetError(
-            f"{folder / 'kit.toml'} lacks {problem}: copy it from the kit again"
-        ) from None
+    settings = _toml(folder / "node.toml")
+    data, teachers = _path(settings, "data-folder"), _path(settings, "teachers")
+    return Device(
+        server=_entry(about, "superlink", str, file),
+        ca=folder / "ca.crt",
+        key=folder / "node.key",
+        state=_path(settings, "state-folder") or state,
+        data=data,
+        settings=settings,
+        teachers=teachers,
+        flower=flower,
+    )
+
+
+def _entry(about: dict[str, Any], key: str, kind: type[T], file: Path) -> T:
+    value = about.get(key)
+    if not isinstance(value, kind):
+        what = f"has {key} = {value!r}" if key in about else f"lacks {key!r}"
+        raise FleetError(f"{file} {what}: copy it from the kit again")
+    return value
+
+
+def _path(settings: dict[str, Any], key: str) -> Path | None:
+    """A path of the node's settings; what is none is named when all settings are checked."""
+    value = settings.get(key)
+    return Path(value) if isinstance(value, str) and value else None
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -83,5 +96,5 @@ def _toml(path: Path) -> dict[str, Any]:
         raise FleetError(
             f"{path} cannot be read ({problem.strerror}): give the folder of a kit"
         ) from None
-    except tomllib.TOMLDecodeError as problem:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise FleetError(f"{path} is damaged ({problem}): copy it from the kit again") from None

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from deploy.doctor.finding import Finding, error, ok, skipped, warning
+from deploy.doctor.folders import nearest
 
 MIB = 2**20
 # Measured with flwr 1.39 and torch, resident: a SuperNode, and the process of one message.
@@ -42,9 +43,7 @@ def check_memory(needed: int, root: Path = Path("/")) -> Finding:
 
 def check_disk(folder: Path, needed: int = 500 * MIB) -> Finding:
     """Free disk space under ``folder``, or its nearest existing parent, against ``needed``."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
+    place = nearest(folder)
     free = shutil.disk_usage(place).free
     text = f"{free / MIB:.0f} MiB free at {place}, {needed / MIB:.0f} MiB needed"
     if free >= needed:

@@ -71,7 +71,11 @@ def check_registrations(kit: Path) -> Finding:
     try:
         state = register(kit, dry=True)
     except FleetError as problem:
-        return error("nodes", str(problem), "start the SuperLink: systemctl status augflower-*")
+        return error(
+            "nodes",
+            str(problem),
+            "cure the errors above, then start the SuperLink: systemctl status augflower-*",
+        )
     cure = f"augflower provision register {kit}"
     if state.refused:
         names = ", ".join(state.refused)

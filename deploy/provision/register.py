@@ -68,12 +68,18 @@ def register(folder: Path, control: str | None = None, *, dry: bool = False) -> 
         raise FleetError(
             f"{kit / 'nodes.json'} is damaged ({error!r}): provision the fleet again"
         ) from None
-    client = ControlHttpClient.from_server_address(
-        server_address=address,
-        insecure=False,
-        root_certificates=ca,
-        interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
-    )
+    try:
+        client = ControlHttpClient.from_server_address(
+            server_address=address,
+            insecure=False,
+            root_certificates=ca,
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+        )
+    except (OSError, ValueError) as error:
+        raise FleetError(
+            f"no connection to {address} can be made with {kit / 'ca.crt'} ({error}): bring the "
+            "server's kit here again"
+        ) from None
     try:
         return _align(client, admitted, revoked, dry)
     except httpx.HTTPStatusError as error:

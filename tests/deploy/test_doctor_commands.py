@@ -120,10 +120,56 @@ def test_wrong_calls_are_named(kits: Path, tmp_path: Path):
         call("--kit", kits / "server", "--teachers", "teachers.toml")
     with pytest.raises(FleetError, match=r"kit\.toml cannot be read"):
         call("--kit", tmp_path)
-    (tmp_path / "kit.toml").write_text("name = 'pi'\n")
     (tmp_path / "node.toml").write_text("")
-    with pytest.raises(FleetError, match="lacks 'superlink'"):
-        call("--kit", tmp_path)
-    (tmp_path / "kit.toml").write_text("name = ")
-    with pytest.raises(FleetError, match="damaged"):
-        call("--kit", tmp_path)
+    wrong = {
+        b"name = 'pi'\nflower = '1.39'": "lacks 'superlink'",
+        b"name = 'pi'\nflower = '1.39'\nsuperlink = 7": "has superlink = 7",
+        b"name = 3": "has name = 3",
+        b"name = 'server'\nflower = '1.39'\nnames = 1": "has names = 1",
+        b"name = ": "damaged",
+        b"name = '\xff'": "damaged",
+    }
+    for content, message in wrong.items():
+        (tmp_path / "kit.toml").write_bytes(content)
+        with pytest.raises(FleetError, match=message):
+            call("--kit", tmp_path)
+
+
+def test_settings_of_a_wrong_type_are_a_finding(kits: Path):
+    kit = kits / "nodes/pi-1"
+    for setting in ("teachers = 3", "data-folder = 5", "state-folder = [1]"):
+        (kit / "node.toml").write_text(f"role = 'target'\n{setting}\n")
+        code, output = call("--kit", kit, "--json")
+        found = {finding["check"]: finding for finding in json.loads(output)["findings"]}
+        assert code == 1
+        assert found["node settings"]["status"] == "error"
+        assert setting.split()[0] in found["node settings"]["cause"]
+        assert "registration" in found  # the last one
+
+
+@pytest.mark.parametrize("content", [b"", b"no certificate"])
+def test_a_server_with_a_bad_ca(kits: Path, tmp_path: Path, content: bytes):
+    (kits / "server/ca.crt").write_bytes(content)
+    code, output = call("--kit", kits / "server", "--state", tmp_path, "--json")
+    found = {finding["check"]: finding for finding in json.loads(output)["findings"]}
+    assert code == 1
+    for check in ("certificate", "CA certificate", "nodes"):
+        assert found[check]["status"] == "error"
+    assert "the check itself failed" not in output
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+def test_a_bad_ca_is_said_once(kits: Path, content: bytes | None):
+    kit = kits / "nodes/pi-1"
+    (kit / "ca.crt").unlink()
+    if content is not None:
+        (kit / "ca.crt").write_bytes(content)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"localhost:{listening.getsockname()[1]}"
+        code, output = call("--kit", kit, "--server", address, "--json")
+    found = {finding["check"]: finding for finding in json.loads(output)["findings"]}
+    assert code == 1
+    assert "ca.crt" in found["CA certificate"]["cause"]
+    assert found["server"]["status"] == "ok"
+    assert found["TLS"]["status"] == found["registration"]["status"] == "skipped"
+    assert "the check itself failed" not in output

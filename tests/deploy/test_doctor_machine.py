@@ -131,7 +131,12 @@ def test_disk(tmp_path: Path):
 def test_a_state_folder(tmp_path: Path):
     assert check_state_folder(tmp_path).status == "ok"
     assert list(tmp_path.iterdir()) == []
-    missing = check_state_folder(tmp_path / "none")
+    fresh = check_state_folder(tmp_path / "none/yet")
+    assert fresh.status == "ok"
+    assert f"can be made in {tmp_path}" in fresh.cause
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    missing = check_state_folder(tmp_path / "file/none")
     assert missing.status == "error"
     assert "mkdir -p" in missing.cure
 

@@ -400,3 +400,11 @@ def test_a_control_port_that_others_can_reach(monkeypatch):
 def test_names_of_a_certificate_without_any(folder: Path):
     assert x509.names_in(ca(folder).read_bytes()) == []
     assert os.fspath(ca(folder)).endswith("ca.crt")
+
+
+def test_a_ca_that_is_none_is_named(link: SuperLink, tmp_path: Path):
+    (tmp_path / "bad.crt").write_text("no certificate")
+    for name in ("bad.crt", "gone.crt"):
+        finding = check_encryption("127.0.0.1", link.port, tmp_path / name, patience=PATIENCE)
+        assert finding.status == "error"
+        assert f"{name} cannot be used as the CA's certificate" in finding.cause
