@@ -38,6 +38,9 @@ itself; it is cut to that length, and the margin rises."""
 FIRST = 3
 """Steps that must have been seen before they can judge another."""
 
+REACH = 0.5
+"""Share of the model's norm that is the longest step at any time; usual ones are under a fifth."""
+
 RAISE = 1.25
 """Factor of the margin then, for good: a quadratic is stable after four such steps."""
 
@@ -81,9 +84,17 @@ class Penalty:
         self._bend = max(knowledge_curvature, DECAY * self._bend)
         return max(0.0, DAMPED * (self._bend + penalty) - penalty)
 
-    def shorten(self, step: float) -> float:
-        """Factor, at most 1, by which a step of this length is to be cut."""
-        longest = GROWTH * median(self._steps) if len(self._steps) >= FIRST else math.inf
+    def shorten(self, step: float, size: float) -> float:
+        """Factor, at most 1, by which a step is to be cut.
+
+        Parameters
+        ----------
+        step: its length.
+        size: norm of the model that makes it.
+        """
+        longest = REACH * size if size > 0 else math.inf
+        if len(self._steps) >= FIRST:
+            longest = min(longest, GROWTH * median(self._steps))
         if self._adaptive and step > longest:
             self._margin *= RAISE
             factor = longest / step
@@ -91,6 +102,11 @@ class Penalty:
             factor = 1.0
         self._steps.append(step * factor)
         return factor
+
+    def restart(self) -> None:
+        """Forget curvatures and steps, which were those of a run that had lost its way."""
+        self._needed = self._bend = 0.0
+        self._steps.clear()
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on."""

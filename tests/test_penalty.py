@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from server_app.penalty import GROWTH, MARGIN, Penalty
+from server_app.penalty import GROWTH, MARGIN, REACH, Penalty
 
 
 def test_a_fixed_penalty_is_what_was_set():
     penalty = Penalty(adaptive=False)
     assert penalty.total(2.0, 1e6, 1e6) == 2.0
-    assert [penalty.shorten(step) for step in (1.0, 1.0, 1.0, 1e6)] == [1.0] * 4
+    assert [penalty.shorten(step, 1e9) for step in (1.0, 1.0, 1.0, 1e6)] == [1.0] * 4
 
 
 def test_raised_for_curvature_and_lowered_slowly_to_what_was_set():
@@ -33,9 +33,18 @@ def test_does_not_follow_curvature_that_stays_at_the_limit():
 
 def test_a_step_that_explodes_is_cut_and_the_margin_rises():
     penalty = Penalty(adaptive=True)
-    assert [penalty.shorten(step) for step in (1.0, 1.2, 0.8)] == [1.0, 1.0, 1.0]
-    assert penalty.shorten(50.0) == pytest.approx(GROWTH * 1.0 / 50.0)
+    assert [penalty.shorten(step, 1e9) for step in (1.0, 1.2, 0.8)] == [1.0, 1.0, 1.0]
+    assert penalty.shorten(50.0, 1e9) == pytest.approx(GROWTH * 1.0 / 50.0)
     assert penalty.total(0.0, 2.0, 0.0) == pytest.approx(1.25 * MARGIN * 1.5 * 2.0)
+
+
+def test_no_step_is_longer_than_half_of_the_model():
+    """Also before there are others to compare it with."""
+    penalty = Penalty(adaptive=True)
+    assert penalty.shorten(60.0, 12.0) == pytest.approx(REACH * 12 / 60)
+    assert penalty.shorten(1.0, 12.0) == 1.0
+    assert Penalty(adaptive=True).shorten(60.0, 0.0) == 1.0
+    assert Penalty(adaptive=False).shorten(60.0, 12.0) == 1.0
 
 
 def test_damping_makes_the_servers_own_steps_stable():
@@ -50,8 +59,8 @@ def test_goes_on_from_its_state():
     for step in np.linspace(1, 20, 6):
         one.total(1.0, step, step)
         one.damping(1.0, step)
-        one.shorten(step**2)
+        one.shorten(step**2, 1e9)
     two.load_state(one.state())
     assert two.total(1.0, 0.1, 0.1) == one.total(1.0, 0.1, 0.1)
     assert two.damping(1.0, 0.1) == one.damping(1.0, 0.1)
-    assert two.shorten(1e6) == one.shorten(1e6)
+    assert two.shorten(1e6, 1e9) == one.shorten(1e6, 1e9)

@@ -33,10 +33,12 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from common.errors import RunError, SettingsError
 from common.methods.augfl import Down, Up
 from common.sketch import NUMBERS, agree, sketch
 from common.tensors import Tensors
-from server_app.method import MethodSettings, Setup, State
+from server_app.ground import LOST, WORSE, Ground
+from server_app.method import Knowledge, MethodSettings, Setup, State
 from server_app.penalty import Penalty
 from server_app.rejection import Rejected
 from server_app.seeds import seed_for
@@ -48,12 +50,15 @@ duals start from zero."""
 
 
 class Settings(MethodSettings):
-    """AugFL; the defaults are the published ones for CIFAR-100."""
+    """AugFL; where the defaults are not those published for CIFAR-100, ``docs/augfl.md`` says."""
 
     alpha: float = Field(0.05, gt=0, le=10, description="Adaptation rate of equation (7).")
     rho: float = Field(0.7, gt=0, le=1e6, description="Penalty rho_i, the same for all clients.")
     lambda_: float = Field(
         5.0, ge=0, le=1e6, alias="lambda", description="Weight of R_h; 0 is ADMM without prior."
+    )
+    weights: Literal["examples", "equal"] = Field(
+        "examples", description="Weights w_i: shares of all images, as published, or equal."
     )
     adaptive_rho: bool = Field(True, description="Raise rho where the curvature demands it.")
     update: Literal["linearised", "exact"] = Field(
@@ -74,11 +79,33 @@ class Settings(MethodSettings):
         """R_h vanishes with lambda."""
         return self.lambda_ > 0
 
+    @property
+    def adaptation_rate(self) -> float:
+        """That of equation (7)."""
+        return self.alpha
+
     @model_validator(mode="after")
     def _exact_needs_lambda(self) -> Self:
         if self.update == "exact" and (not self.lambda_ or self.server_steps > 1):
             raise ValueError("update='exact' needs lambda above 0 and server-steps=1")
         return self
+
+
+def _distance_weight(knowledge: Knowledge | None) -> float:
+    """w, where R_h is w ||theta - theta_c||^2.
+
+    Raises
+    ------
+    SettingsError: it has other terms, for which there is no exact step.
+    """
+    weight = None if knowledge is None else knowledge.distance_weight
+    if weight is None:
+        raise SettingsError(
+            "augfl.update=exact is for the squared distance alone: set "
+            "knowledge.squared-distance above 0 and knowledge.cross-entropy, .kl, .crd and .tasks "
+            "to 0, or augfl.update=linearised"
+        )
+    return weight
 
 
 class Server:
@@ -90,6 +117,7 @@ class Server:
         self._settings = settings
         self._seed = setup.seed
         self._knowledge = setup.knowledge if settings.uses_knowledge else None
+        self._distance = 0.0 if settings.update != "exact" else _distance_weight(self._knowledge)
         self._penalty = Penalty(settings.adaptive_rho)
         self._examples: dict[int, int] = {}
         self._acknowledged: dict[int, int] = {}
@@ -98,6 +126,9 @@ class Server:
         self._sum = Sum(len(setup.model))
         self._duals = np.zeros(len(setup.model), np.float64)  # Y
         self._moved = 0.0  # length of the last step, if all clients made it
+        self._ground = Ground()
+        self._rho = settings.rho  # as set, or raised after a fall back
+        self._used = settings.rho  # of the last step
         self._summed = 0  # clients in Y after the last round
         self.discard()
 
@@ -161,14 +192,19 @@ class Server:
         """Equation (13)."""
         metrics: dict[str, float] = {}
         if self._replies:
-            metrics = self._update()
+            loss = self._loss / self._weights
+            excess = self._ground.excess(loss, self.model)
+            if excess > LOST and not self._settings.adaptive_rho:
+                raise RunError(
+                    f"round {round}: diverged, the loss is {loss:.3g} and was "
+                    f"{self._ground.first:.3g}; raise rho or set adaptive-rho"
+                )
+            lost = excess > WORSE and self._settings.adaptive_rho
+            metrics = self._fall_back(loss) if lost else self._update()
         if self._lost:
             # Their old duals are part of Y and nobody knows them any more.
-            self._acknowledged.clear()
-            self._sketches.clear()
             self._believed |= dict.fromkeys(self._lost, round)
-            self._duals[:] = 0
-            self._summed = 0
+            self._restart_duals()
             metrics["restarted_duals"] = len(self._lost)
         self.discard()
         return metrics
@@ -180,6 +216,20 @@ class Server:
         self._replies: dict[int, int] = {}
         self._sent: dict[int, list[float]] = {}
         self._lost: list[int] = []
+
+    def _restart_duals(self) -> None:
+        self._acknowledged.clear()
+        self._sketches.clear()
+        self._duals[:] = 0
+        self._moved, self._summed = 0.0, 0
+
+    def _fall_back(self, loss: float) -> dict[str, float]:
+        """Return to the best model with twice the rho, for this loss will not come down."""
+        assert self._ground.model is not None
+        self.model, self._rho = self._ground.model, 2 * self._used
+        self._penalty.restart()
+        self._restart_duals()
+        return {"loss": loss, "rho": self._rho, "fell_back": 1.0}
 
     def _update(self) -> dict[str, float]:
         s = self._settings
@@ -199,21 +249,24 @@ class Server:
                 bend = lambda_ * self._knowledge.curvature(theta, slope)
         curvature = self._secant(known, share)
         inner = s.server_steps if self._knowledge is not None else 1
-        penalty = self._penalty.total(s.rho * len(known), curvature, bend if inner == 1 else 0.0)
+        penalty = self._penalty.total(
+            self._rho * len(known), curvature, bend if inner == 1 else 0.0
+        )
         damping = self._penalty.damping(penalty, bend) if inner > 1 else 0.0
-        exact = 2 * lambda_ if s.update == "exact" else 0.0
-        # Exact: [2 lambda theta_c + sum] / (2 lambda + P), as a step from theta.
+        exact = 2 * lambda_ * self._distance
+        # Exact: [2 lambda w theta_c + sum] / (2 lambda w + P), as a step from theta.
         move = drift.sub(slope, alpha=lambda_).div_(penalty + damping + exact)
         for _ in range(inner - 1):
             assert self._knowledge is not None
             pull, terms = self._knowledge.gradient(theta + move)
             move.mul_(damping).add_(drift).sub_(pull, alpha=lambda_).div_(penalty + damping)
-        move.mul_(self._penalty.shorten(float(move.norm())))
+        self._used = penalty / len(known)
+        move.mul_(self._penalty.shorten(float(move.norm()), float(theta.norm())))
         self.model = self.model.with_vector(theta.add_(move).numpy())
         self._moved = float(move.norm()) if len(self._replies) == len(known) else 0.0
         return {
             "loss": self._loss / self._weights,
-            "rho": penalty / len(known),
+            "rho": self._used,
             "curvature": curvature,
             "primal_residual": self._squares**0.5 * len(known) / penalty,
             "dual_residual": penalty * float(move.norm()),
@@ -238,11 +291,14 @@ class Server:
         return np.array(self._sketches.get(node, [0.0] * NUMBERS))
 
     def _weight(self, node: int) -> float:
+        if self._settings.weights == "equal":
+            return 1 / len(self._examples)
         return self._examples[node] / sum(self._examples.values())
 
     def state(self) -> State:
         """Model, buffers, sum of the duals and who is part of it."""
-        groups = {
+        ground, seen = self._ground.state()
+        groups = ground | {
             "model": self.model,
             "buffers": self.buffers,
             "duals": Tensors.pack({"sum": self._duals}),
@@ -255,6 +311,9 @@ class Server:
             "penalty": self._penalty.state(),
             "moved": self._moved,
             "summed": self._summed,
+            "ground": seen,
+            "rho": self._rho,
+            "used": self._used,
         }
 
     def load_state(self, state: State) -> None:
@@ -268,3 +327,5 @@ class Server:
         )
         self._penalty.load_state(notes["penalty"])
         self._moved, self._summed = notes["moved"], notes["summed"]
+        self._rho, self._used = notes["rho"], notes["used"]
+        self._ground.load_state(groups, notes["ground"])
