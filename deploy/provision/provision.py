@@ -27,7 +27,7 @@ from deploy.provision.keys import new_private_key, public_line
 from deploy.provision.node_kit import node_kit
 from deploy.provision.registry import FILE, Admitted, Registry, Revoked, read_registry
 from deploy.provision.server_kit import server_kit
-from deploy.provision.settings import FleetNode, FleetSettings
+from deploy.provision.settings import FleetNode, FleetSettings, require_apart
 from deploy.provision.store import (
     PUBLIC,
     SECRET,
@@ -57,7 +57,7 @@ def provision(settings: FleetSettings, folder: Path, now: datetime | None = None
 
     Raises
     ------
-    SettingsError: a node of the settings was revoked before.
+    SettingsError: a node of the settings was revoked before, or plays another one's client.
     FleetError: the folder is damaged, in use, of another fleet, or holds other things.
     """
     now = now or x509.utc_now()
@@ -67,6 +67,7 @@ def provision(settings: FleetSettings, folder: Path, now: datetime | None = None
                 f"{folder} is of the fleet {known.name!r}, not {settings.name!r}: "
                 "give another folder, or keep the name"
             )
+        require_apart({**_settings(known), **settings.nodes})
         registry = known.model_copy(update={"server": settings.server})
         outcome = Outcome(folder)
         registry = _admit(registry, settings.nodes, outcome, now)
@@ -83,13 +84,14 @@ def add(folder: Path, name: str, node: FleetNode, now: datetime | None = None) -
 
     Raises
     ------
-    SettingsError: the name was revoked before.
+    SettingsError: the name was revoked before, or the node plays another one's client.
     FleetError: there is such a node, or no fleet in ``folder``.
     """
     now = now or x509.utc_now()
     with _opened(folder) as registry:
         if name in registry.nodes:
             raise FleetError(f"{name} is admitted already; a new key comes from renewing it")
+        require_apart({**_settings(registry), name: node})
         outcome = Outcome(folder)
         return _write(_admit(registry, {name: node}, outcome, now), outcome, now)
 
@@ -170,6 +172,10 @@ def _drop(folder: Path, name: str, reason: str, now: datetime) -> Outcome:
             shutil.rmtree(folder / "nodes" / name, ignore_errors=True)
             registry = _admit(registry, {name: old.settings}, outcome, now)
         return _write(registry, outcome, now)
+
+
+def _settings(registry: Registry) -> dict[str, FleetNode]:
+    return {name: node.settings for name, node in registry.nodes.items()}
 
 
 def _admit(

@@ -102,9 +102,11 @@ def read_fleet(path: Path) -> FleetSettings:
     SettingsError: no such file, not YAML, a key twice, an unknown key or a bad value.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_TextKeys)
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not text in UTF-8 ({error})") from None
     except yaml.YAMLError as error:
         raise SettingsError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
@@ -117,12 +119,13 @@ def parse_fleet(content: Mapping[str, Any]) -> FleetSettings:
 
     Raises
     ------
-    SettingsError: an unknown key, a wrong type or a bad value.
+    SettingsError: an unknown key, a wrong type or a bad value, or a client that two nodes play.
     """
     listed = content.get("nodes") or {}
     if not isinstance(listed, dict):
         raise SettingsError("setting nodes: must be a mapping from a node's name to its settings")
     nodes = {str(name): parse_node(str(name), values or {}) for name, values in listed.items()}
+    require_apart(nodes)
     return parse(FleetSettings, {**content, "nodes": nodes}, "")
 
 
@@ -146,15 +149,48 @@ def parse_node(name: str, values: Mapping[str, Any]) -> FleetNode:
     return parse(FleetNode, numbered, f"nodes.{name}.")
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """A key given twice is an error: plain YAML would silently drop the first node."""
+def require_apart(nodes: Mapping[str, FleetNode]) -> None:
+    """Refuse two nodes that play the same client.
+
+    Raises
+    ------
+    SettingsError: it names both nodes and the client.
+    """
+    ranges = []
+    for name, node in nodes.items():
+        if node.clients:
+            first, _, last = node.clients.partition("-")
+            ranges.append((int(first), int(last or first), name))
+    ranges.sort()
+    end, owner = -1, ""  # the last client so far, and who plays it
+    for first, last, name in ranges:
+        if first <= end:
+            raise SettingsError(
+                f"nodes {owner} and {name} both play client {first}: give each client to one node "
+                "(clients), and revoke a node that is gone (augflower provision revoke)"
+            )
+        end, owner = max((end, owner), (last, name))
+
+
+class _TextKeys(yaml.SafeLoader):
+    """Keys are text as it stands, so that ``1`` and ``yes`` are names, and each stands once.
+
+    Plain YAML would silently drop the first of two nodes, also of ``1`` and ``yes``: to Python,
+    1 and True are the same key.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be text", key.start_mark
+                )
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} occurs twice", key.start_mark
                 )
             seen.add(key.value)
+            if key.tag != "tag:yaml.org,2002:merge":
+                key.tag = "tag:yaml.org,2002:str"
         return super().construct_mapping(node, deep)

@@ -138,7 +138,10 @@ def test_a_provisioned_fleet(machine: Machine):
     fleet_port, control_port, *own = free_ports(5)
     server = {"names": ["localhost"], "fleet-port": fleet_port, "control-port": control_port}
     names = ("good", "late", "lost")
-    nodes = {name: {"clients": "0", "port": port} for name, port in zip(names, own, strict=True)}
+    nodes = {
+        name: {"clients": str(number), "port": port}
+        for number, (name, port) in enumerate(zip(names, own, strict=True))
+    }
     content = {"server": server, "nodes": {"good": nodes["good"], "lost": nodes["lost"]}}
     fleet.provision(parse_fleet(content), machine.fleet)
     kit = machine.kit("server")

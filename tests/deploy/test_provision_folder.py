@@ -58,6 +58,20 @@ def test_add_is_one_more_node_and_twice_is_refused(made: Path):
         fleet.add(made, "jet-1", node, NOW)
 
 
+def test_a_node_gets_no_client_that_another_one_plays(tmp_path: Path):
+    nodes = {"p": {"clients": "0-3"}}
+    server = {"names": ["a.org"]}
+    fleet.provision(parse_fleet({"server": server, "nodes": nodes}), tmp_path, NOW)
+    with pytest.raises(SettingsError, match="nodes p and q both play client 2"):
+        fleet.add(tmp_path, "q", parse_node("q", {"clients": "2-5"}), NOW)
+    renamed = parse_fleet({"server": server, "nodes": {"q": {"clients": "0"}}})
+    with pytest.raises(SettingsError, match=r"nodes q and p both play client 0: .* revoke"):
+        fleet.provision(renamed, tmp_path, NOW)
+    assert list(read_registry(tmp_path).nodes) == ["p"]
+    fleet.revoke(tmp_path, "p", NOW)
+    assert fleet.provision(renamed, tmp_path, NOW).added == ["q"]
+
+
 def test_an_admitted_node_that_the_settings_do_not_name_is_mentioned(made: Path):
     outcome = fleet.provision(settings("pi-1"), made, NOW)
     assert "pc-1" in read_registry(made).nodes

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,49 @@ def test_yaml_with_a_node_twice_is_refused(tmp_path: Path):
     path.write_text("server: {names: [a.org]}\nnodes:\n  pi: {}\n  pi: {port: 9095}\n")
     with pytest.raises(SettingsError, match="'pi' occurs twice"):
         read_fleet(path)
+
+
+def test_names_that_yaml_takes_for_numbers_or_truths_are_names(tmp_path: Path):
+    path = tmp_path / "fleet.yaml"
+    nodes = "  1: {clients: 0}\n  yes: {clients: 1}\n  0x1: {clients: 2}\n"
+    path.write_text(f"server: {{names: [a.org]}}\nnodes:\n{nodes}")
+    found = read_fleet(path).nodes
+    assert {name: node.clients for name, node in found.items()} == {
+        "1": "0",
+        "yes": "1",
+        "0x1": "2",
+    }
+
+
+def test_shared_settings_may_be_merged(tmp_path: Path):
+    path = tmp_path / "fleet.yaml"
+    path.write_text(
+        "server: {names: [a.org]}\nnodes:\n  a: &pi {hardware: raspberry-pi}\n  b: {<<: *pi}\n"
+    )
+    assert read_fleet(path).nodes["b"].hardware == "raspberry-pi"
+
+
+def test_what_is_no_text_is_refused(tmp_path: Path):
+    path = tmp_path / "fleet.yaml"
+    path.write_bytes(b"name: \xff\xfe")
+    with pytest.raises(SettingsError, match=r"fleet\.yaml is not text in UTF-8"):
+        read_fleet(path)
+    path.write_text("? [a, b]\n: c\n")
+    with pytest.raises(SettingsError, match="a key must be text"):
+        read_fleet(path)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "client"), [("0-3", "2-5", 2), ("4", "4", 4), ("7", "0-9", 7)]
+)
+def test_a_client_that_two_nodes_play_is_named_with_both(first: str, second: str, client: int):
+    with pytest.raises(SettingsError) as raised:
+        fleet(p={"clients": first}, other={"clients": "20"}, q={"clients": second})
+    assert re.match(rf"nodes [pq] and [pq] both play client {client}:", str(raised.value))
+
+
+def test_neighbouring_clients_are_apart():
+    assert len(fleet(p={"clients": "0-3"}, q={"clients": "4"}, r={}, s={}).nodes) == 4
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "", "nodes: [pi]\nserver: {names: [a.org]}"])
