@@ -18,6 +18,10 @@ State = tuple[dict[str, Tensors], dict[str, Any]]
 class Knowledge(Protocol):
     """The regularizer R_h(theta, theta_p), which holds the private model."""
 
+    @property
+    def distance_weight(self) -> float | None:
+        """w where R_h is w ||theta - theta_c||^2 and nothing else; None where it is not."""
+
     def gradient(self, vector: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
         """Gradient at flat parameters, shape (d,), and the named terms of the loss."""
 
@@ -96,3 +100,8 @@ class MethodSettings(Settings):
     def uses_knowledge(self) -> bool:
         """Whether the method needs R_h with these settings."""
         return False
+
+    @property
+    def adaptation_rate(self) -> float | None:
+        """Rate of the adaptation that the method trains its model for; None if for none."""
+        return None

@@ -22,6 +22,11 @@ class Settings(MethodSettings):
     delta: float = Field(0.01, gt=0, le=1, description="Step of the finite difference.")
     batch_size: int = Field(0, ge=0, description="Images a gradient; 0 takes all.")
 
+    @property
+    def adaptation_rate(self) -> float:
+        """That of the inner step."""
+        return self.alpha
+
 
 class Server(Averaging):
     """w <- sum_i n_i w_i / sum_i n_i."""

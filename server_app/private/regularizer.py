@@ -70,6 +70,13 @@ class Regularizer:
         self._sampler = EpochSampler(len(images.pixels), settings.batch_size, seed)
         self._last: tuple[Tensor, int] | None = None
 
+    @property
+    def distance_weight(self) -> float | None:
+        """w where R_h is w ||theta - theta_c||^2 and nothing else; None where it is not."""
+        if set(self._terms) != {"squared_distance"}:
+            return None
+        return self._terms["squared_distance"][0]
+
     def gradient(self, vector: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Gradient at flat parameters of shape (d,), on the next mini-batch of D_s.
 
