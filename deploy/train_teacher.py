@@ -31,7 +31,8 @@ from client_app.batches import epoch
 from client_app.teachers.clip import Clip, preparation
 from client_app.teachers.prompts import texts
 from client_app.teachers.settings import TeacherSettings
-from client_app.teachers.source import Source, create, describe, find_weights
+from client_app.teachers.source import Source, create, describe
+from client_app.teachers.weights import find_weights
 from common.config import DataSettings
 from common.data.images import Indices, LabelledImages
 from common.data.load import load

@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client_app.pictures import Pictures
-from client_app.teachers.cache import Key, Table, digest, keys_of
+from client_app.teachers.cache import Key, Table, check_folder, digest, keys_of
 from client_app.teachers.prompts import texts
 from client_app.teachers.room import MIB, NoRoom, check_room, needed
 from client_app.teachers.settings import TeacherSettings, read_teachers
-from client_app.teachers.source import check_file, describe, find_weights, fingerprint, resolve
+from client_app.teachers.source import describe, doubt
+from client_app.teachers.weights import check_file, find_weights, fingerprint, resolve
+from common.errors import ModelError
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +42,13 @@ class Answers:
     logits: shape (k, n, classes).
     embeddings: of each teacher, shape (n, e_k); empty unless they were asked for.
     weights: of the teachers, shape (k,), summing to 1.
+    left_out: number of further teachers that could not be asked.
     """
 
     logits: Tensor
     embeddings: tuple[Tensor, ...]
     weights: Tensor
+    left_out: int = 0
 
 
 class Teachers:
@@ -79,56 +83,65 @@ class Teachers:
         self._settings = read_teachers(self._path)
         own = self._settings
         self._texts = texts(self._dataset, self._classes, own.prompts, own.class_names)
-        self._known: dict[bool, Answers] = {}
+        self._known: dict[tuple[int, bool], tuple[Tensor, Tensor | None]] = {}
 
     def check(self) -> None:
         """Read the file again, look for every model, and fetch public weights that are not here.
 
         Raises
         ------
-        SettingsError: as at first.
+        SettingsError: as at first, or the cache cannot be written.
         ModelError: a model or tag is unknown, or weights are damaged or cannot be had.
         """
         self._read()
+        check_folder(Path(self._settings.cache), self._path)
         for settings in self._settings.teacher:
             source = describe(settings)
+            if reason := doubt(source):
+                log.warning(reason)
             check_file(source, find_weights(source))
 
     def answers(self, embeddings: bool = False) -> Answers:
         """Answers to all training images, from the cache as far as they are there.
 
         Teachers are loaded one after the other, and none is in memory any more at the end. One
-        that does not fit is left out.
+        that does not fit or fails is left out, and tried again when answers are next asked for.
 
         Raises
         ------
         NoRoom: none fits into the free memory.
-        ModelError: a teacher is not what it must be.
+        ModelError: no teacher can be asked.
         """
-        if embeddings not in self._known:
-            self._known[embeddings] = self._ask_all(embeddings)
-        return self._known[embeddings]
-
-    def _ask_all(self, embeddings: bool) -> Answers:
         logits, features, weights, refused = [], [], [], []
-        for settings in self._settings.teacher:
+        for number, settings in enumerate(self._settings.teacher):
             try:
-                asked = _Asked(settings, self._settings.memory * MIB, Path(self._settings.cache))
-                said, seen = asked.answer(self._pictures, self._labels, self._texts, embeddings)
-            except NoRoom as error:
-                refused.append(str(error))
+                said, seen = self._ask(number, settings, embeddings)
+            except (ModelError, OSError) as error:
+                refused.append(error)
                 continue
             logits.append(said)
             features.append(seen)
             weights.append(settings.weight)
         if not logits:
-            raise NoRoom("; ".join(refused))
+            cramped = all(isinstance(error, NoRoom) for error in refused)
+            raise (NoRoom if cramped else ModelError)("; ".join(map(str, refused)))
         for reason in refused:
             log.warning("%s; the other teachers go on without it", reason)
         total = torch.tensor(weights)
         return Answers(
-            torch.stack(logits), tuple(f for f in features if f is not None), total / total.sum()
-        )
+            torch.stack(logits), tuple(f for f in features if f is not None),
+            total / total.sum(), len(refused),
+        )  # fmt: skip
+
+    def _ask(
+        self, number: int, settings: TeacherSettings, embeddings: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        key = number, embeddings
+        if key not in self._known:
+            own = self._settings
+            asked = _Asked(settings, own.memory * MIB, Path(own.cache))
+            self._known[key] = asked.answer(self._pictures, self._labels, self._texts, embeddings)
+        return self._known[key]
 
 
 class _Asked:

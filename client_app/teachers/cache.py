@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import ModelError
+from common.errors import ModelError, SettingsError
 from common.files import write_atomic
 from common.tensorfile import dump, parse
 from common.tensors import Tensors
@@ -41,10 +42,33 @@ def digest(identity: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def check_folder(folder: Path, settings: Path) -> None:
+    """Make the cache's folder and try a file in it.
+
+    Parameters
+    ----------
+    settings: the file that names the folder, for the message.
+
+    Raises
+    ------
+    SettingsError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".check."):
+            pass
+    except OSError as error:
+        raise SettingsError(
+            f"{settings}: cache = {str(folder)!r} cannot be written ({error.strerror}); name a "
+            "folder that the user of this process may write"
+        ) from error
+
+
 class Table:
     """Rows by image, whole or absent on disk.
 
-    A file that is torn or altered counts as empty, and is written anew.
+    A file that is torn or altered counts as empty, and is written anew. Where the disk fails, rows
+    stay in memory.
     """
 
     def __init__(self, path: Path, dtype: type[np.floating[Any]] = np.float16) -> None:
@@ -76,11 +100,15 @@ class Table:
         keys = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1)
         values = np.stack(list(rows.values()))
         content = Tensors.pack({"keys": keys, "values": values})
-        write_atomic(self.path, dump({"rows": content}, {"sha256": _checksum(keys, values)}))
+        try:
+            write_atomic(self.path, dump({"rows": content}, {"sha256": _checksum(keys, values)}))
+        except OSError as error:
+            log.warning(
+                "%s cannot be written (%s); the teacher's answers are kept in memory alone",
+                self.path, error.strerror,
+            )  # fmt: skip
 
     def _read(self) -> dict[Key, NDArray[Any]]:
-        if not self.path.exists():
-            return {}
         try:
             groups, notes = parse(self.path.read_bytes(), str(self.path))
             arrays = groups["rows"].unpack()
@@ -88,7 +116,9 @@ class Table:
             # A power cut can leave a file of the right length that is full of zeros.
             if notes["sha256"] != _checksum(keys, values):
                 raise ModelError(f"{self.path}: its checksum does not fit its content")
-        except (ModelError, KeyError) as error:
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except (ModelError, KeyError, OSError) as error:
             log.warning("%s; the teacher's answers are computed again", error)
             return {}
         return {key.tobytes(): value for key, value in zip(keys, values, strict=True)}

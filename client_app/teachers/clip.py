@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client_app.teachers.source import Source, create
-from common.errors import ModelError
+from client_app.teachers.weights import foreign
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +46,7 @@ class Clip:
         try:
             open_clip.load_checkpoint(self.model, str(weights))
         except Exception as error:  # pickle, zip, key and shape errors have no common parent
-            raise ModelError(
-                f"teacher {source.model}: {weights} does not hold its weights "
-                f"({type(error).__name__}: {str(error)[:300]}); bring open_clip's own "
-                "open_clip_model.safetensors of that architecture"
-            ) from error
+            raise foreign(source, weights, error) from error
         self.model.eval()
         self.scale = float(self.model.logit_scale.detach().exp())
         self._tokenizer: Any = open_clip.get_tokenizer(source.model)

@@ -31,18 +31,20 @@ def check_room(name: str, bytes_needed: int, limit: int = 0) -> None:
 
     Parameters
     ----------
-    limit: bytes that the device grants; 0 for what is free.
+    limit: bytes that the device grants; 0 for what is free. It never takes more than is free.
 
     Raises
     ------
-    NoRoom: with both numbers.
+    NoRoom: with both numbers, and which of the two bounds it.
     """
-    there = limit or free_memory()
+    free = free_memory()
+    granted = bool(limit) and limit <= free
+    there = limit if granted else free
     if bytes_needed > there:
+        bound = "granted by memory in the teachers file" if granted else "free"
         raise NoRoom(
-            f"teacher {name} needs {bytes_needed // MIB} MiB to load, and {there // MIB} MiB are "
-            f"{'granted' if limit else 'free'}: take a smaller one, or a cache written on a "
-            "larger machine"
+            f"teacher {name} needs {bytes_needed // MIB} MiB, and {there // MIB} MiB are {bound}: "
+            "take a smaller one, or a cache written on a larger machine"
         )
 
 

@@ -14,7 +14,8 @@
     weight = 1.0                            # among several teachers
     tuning = "none"                         # "head" or "full": fine-tuned on the device's images
 
-Nothing in it comes from a server, and nothing in it goes to one.
+Nothing in it comes from a server. Nothing in it goes to one but what the message of an error names
+before a run, so that the operator can help: a model, a path, a prompt or a class.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from pydantic import Field
 
 from common.config import Settings, parse
 from common.errors import SettingsError
+
+LOCAL, HUB = "local-dir:", "hf-hub:"
+"""How names begin that are no architecture of open_clip: a folder, and a repository."""
 
 
 class TeacherSettings(Settings):
@@ -72,6 +76,12 @@ def read_teachers(path: Path) -> TeachersSettings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid TOML: {error}") from error
     settings = parse(TeachersSettings, values, f"{path}: ")
+    for teacher in settings.teacher:
+        if teacher.pretrained and teacher.model.startswith((LOCAL, HUB)):
+            raise SettingsError(
+                f"{path}: teacher {teacher.model} takes no pretrained: a folder or repository "
+                "brings its own weights; leave it out"
+            )
     base = path.parent.absolute()
     teachers = [_absolute(teacher, base) for teacher in settings.teacher]
     cache = str(base / Path(settings.cache).expanduser())
@@ -82,7 +92,7 @@ def _absolute(teacher: TeacherSettings, base: Path) -> TeacherSettings:
     update = {}
     if teacher.checkpoint:
         update["checkpoint"] = str(base / Path(teacher.checkpoint).expanduser())
-    if teacher.model.startswith("local-dir:"):
-        folder = Path(teacher.model.removeprefix("local-dir:")).expanduser()
-        update["model"] = f"local-dir:{base / folder}"
+    if teacher.model.startswith(LOCAL):
+        folder = Path(teacher.model.removeprefix(LOCAL)).expanduser()
+        update["model"] = f"{LOCAL}{base / folder}"
     return teacher.model_copy(update=update)

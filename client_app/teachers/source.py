@@ -1,24 +1,21 @@
-"""Where a teacher comes from: its architecture, preprocessing and weights, nothing loaded yet."""
+"""Where a teacher comes from: its architecture and preprocessing, no weights loaded yet."""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
+import importlib.util
 import json
 import logging
-import zipfile
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from client_app.teachers.settings import TeacherSettings
+from client_app.teachers.settings import HUB, LOCAL, TeacherSettings
 from common.errors import ModelError
-from common.files import write_json
 
-LOCAL, HUB = "local-dir:", "hf-hub:"
+CONFIG = "open_clip_config.json"
 
 
 @dataclass(frozen=True)
@@ -56,17 +53,22 @@ class Source:
 
     def skeleton(self) -> tuple[int, int]:
         """Parameters of the model and of its image tower, without taking memory for them."""
-        with torch.device("meta"):
-            model = create(self, "meta")
+        model = self.outline()
         return _count(model), _count(model.visual)
+
+    def outline(self) -> Any:
+        """The model with shapes and no numbers, which takes no memory."""
+        with torch.device("meta"):
+            return create(self, "meta")
 
 
 def describe(settings: TeacherSettings) -> Source:
-    """Check a teacher's names and files.
+    """Check a teacher's names and files, and that the model and its tokenizer can be built here.
 
     Raises
     ------
-    ModelError: open_clip is not installed, the model or tag is unknown, or a file is not there.
+    ModelError: something is not installed, the model or tag is unknown, or a file is not there or
+        not what it must be.
     """
     try:
         import open_clip
@@ -88,130 +90,35 @@ def describe(settings: TeacherSettings) -> Source:
     size = config["vision_cfg"]["image_size"]
     preprocess["size"] = max(size) if isinstance(size, list | tuple) else int(size)
     quick = bool(tag.get("quick_gelu") or config.get("quick_gelu"))
-    return Source(model, config, json.loads(json.dumps(preprocess)), quick, settings)
+    source = Source(model, config, json.loads(json.dumps(preprocess)), quick, settings)
+    _build(source)
+    return source
 
 
-def find_weights(source: Source) -> Path:
-    """The file of the weights; those of a public tag are fetched once.
+def doubt(source: Source) -> str:
+    """What may be wrong without an error; empty if nothing is.
 
-    Raises
-    ------
-    ModelError: they are not here and cannot be fetched; the message says what to bring.
+    A checkpoint alone does not say how its images were prepared, nor which activation it has.
     """
     import open_clip
 
     settings, model = source.settings, source.model
-    if settings.checkpoint:
-        return Path(settings.checkpoint)
-    if model.startswith(LOCAL):
-        return _in_folder(Path(model.removeprefix(LOCAL)))
-    tag = open_clip.get_pretrained_cfg(model, settings.pretrained)
-    where = f"https://huggingface.co/{tag['hf_hub']}" if tag.get("hf_hub") else tag.get("url", "")
-    try:
-        if model.startswith(HUB):
-            where = f"https://huggingface.co/{model.removeprefix(HUB)}"
-            found = open_clip.pretrained.download_pretrained_from_hf(model.removeprefix(HUB))
-        else:
-            found = open_clip.download_pretrained(tag)
-    except Exception as error:  # no network, no such repo, no room on disk: no common parent
-        raise ModelError(
-            f"the weights of teacher {model} {settings.pretrained} cannot be fetched "
-            f"({str(error)[:200]}); bring open_clip_model.safetensors or "
-            f"open_clip_pytorch_model.bin from {where} to this device and name the file as "
-            "checkpoint of this teacher"
-        ) from error
-    return Path(found)
-
-
-def check_file(source: Source, weights: Path) -> None:
-    """Refuse a file that is cut off or no file of weights, without reading it to its end.
-
-    Raises
-    ------
-    ModelError: it is damaged; the message says which.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if weights.suffix == ".safetensors":
-        try:
-            with safe_open(weights, "pt") as tensors:  # compares its header with its length
-                damage = "" if tensors.keys() else "it holds no tensors"
-        except (SafetensorError, OSError) as error:
-            damage = str(error)
-    else:  # PyTorch's own: a ZIP archive, whose end is its directory, or once a bare pickle
-        with weights.open("rb") as file:
-            pickled = file.read(1) == b"\x80"
-        known = pickled or zipfile.is_zipfile(weights)
-        damage = "" if known else "it is no checkpoint of PyTorch"
-    if damage:
-        raise ModelError(
-            f"teacher {source.model}: {weights} is damaged ({damage}); copy the file again"
-        )
-
-
-def resolve(settings: TeacherSettings, notes: Path) -> tuple[Source, Path]:
-    """A teacher and the file of its weights; remembered in ``notes`` while nothing changes.
-
-    So a device whose answers are all cached need not even import open_clip, which takes long and
-    much memory on a small one.
-
-    Raises
-    ------
-    ModelError: see ``describe`` and ``find_weights``.
-    """
-    config = Path(settings.model.removeprefix(LOCAL)) / "open_clip_config.json"
-    state = [settings.model_dump(), _release(), _stamp(config)]
-    name = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-    known = _recall(notes)
-    try:
-        found = known[name]
-        weights = Path(found["weights"])
-        if weights.is_file():
-            return Source(**found["source"], settings=settings), weights
-    except (KeyError, TypeError):
-        pass
-    source = describe(settings)
-    weights = find_weights(source)
-    parts = ("model", "config", "preprocess", "quick_gelu")
-    described = {part: getattr(source, part) for part in parts}
-    write_json(notes, {**known, name: {"source": described, "weights": str(weights)}})
-    return source, weights
-
-
-def fingerprint(path: Path, notes: Path) -> str:
-    """SHA-256 of a file; remembered in ``notes`` for as long as its size and time stay."""
-    state, known = _stamp(path), _recall(notes)
-    entry = known.get(str(path))
-    if isinstance(entry, list) and len(entry) == 2 and entry[0] == state:
-        return str(entry[1])
-    with path.open("rb") as file:
-        value = hashlib.file_digest(file, "sha256").hexdigest()
-    write_json(notes, {**known, str(path): [state, value]})
-    return value
-
-
-def _stamp(path: Path) -> list[int]:
-    """Size and time of a file; empty if there is none."""
-    if not path.is_file():
-        return []
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
-
-
-def _recall(notes: Path) -> dict[str, Any]:
-    """What was noted; nothing if the file is absent or damaged."""
-    try:
-        known = json.loads(notes.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _release() -> str:
-    try:
-        return version("open_clip_torch")
-    except PackageNotFoundError:
+    if settings.pretrained or model.startswith((LOCAL, HUB)):
         return ""
+    others = []
+    for tag in open_clip.list_pretrained_tags_by_model(model):
+        public = open_clip.get_pretrained_cfg(model, tag)
+        merged = open_clip.transform.merge_preprocess_dict(dict(source.preprocess), public)
+        same = json.loads(json.dumps(merged)) == source.preprocess
+        if not same or bool(public.get("quick_gelu")) != source.quick_gelu:
+            others.append(tag)
+    if not others:
+        return ""
+    return (
+        f"teacher {model}: checkpoint without pretrained is used with open_clip's default "
+        f"preprocessing and quick_gelu={str(source.quick_gelu).lower()}, and the weights of "
+        f"{', '.join(others[:6])} need other ones; if it holds such weights, give pretrained too"
+    )
 
 
 def create(source: Source, device: str = "cpu") -> Any:
@@ -274,28 +181,69 @@ def _read_config(model: str) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"and name it as model = '{LOCAL}FOLDER'"
             ) from error
     else:
-        path = Path(model.removeprefix(LOCAL)) / "open_clip_config.json"
+        path = Path(model.removeprefix(LOCAL)) / CONFIG
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"teacher {model}: {path} cannot be read ({error}); the folder must hold "
-                "open_clip_config.json and the weights"
+                f"{CONFIG} and the weights"
             ) from error
-    if "vision_cfg" not in content.get("model_cfg", {}):
-        raise ModelError(f"teacher {model}: its open_clip_config.json describes no CLIP model")
+    _check_config(model, content)
     return content.get("preprocess_cfg", {}), content["model_cfg"]
 
 
-def _in_folder(folder: Path) -> Path:
+def _check_config(model: str, content: Any) -> None:
+    """Refuse a description that lacks what every CLIP model has, by the name of the key."""
+    needed: dict[str, type | tuple[type, ...]] = {
+        "model_cfg": dict,
+        "model_cfg.embed_dim": int,
+        "model_cfg.vision_cfg": dict,
+        "model_cfg.vision_cfg.image_size": (int, list),
+        "model_cfg.text_cfg": dict,
+    }
+    if isinstance(content, dict) and "preprocess_cfg" in content:
+        needed["preprocess_cfg"] = dict
+    for path, kind in needed.items():
+        value = content
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, kind) or not value:
+            raise ModelError(
+                f"teacher {model}: {CONFIG} lacks {path}, or it is not what it must be; copy the "
+                "file again from where the weights come from"
+            )
+
+
+def _build(source: Source) -> None:
+    """Try everything that needs no weights: the model, its tokenizer and its preprocessing."""
     import open_clip
 
-    found = open_clip.factory._find_checkpoint_in_dir(folder)
-    if found is None:
+    text = source.config["text_cfg"]
+    foreign = text.get("hf_tokenizer_name") or text.get("hf_model_name") or ""
+    if foreign and importlib.util.find_spec("transformers") is None:
         raise ModelError(
-            f"teacher {LOCAL}{folder}: no weights in the folder; bring open_clip_model.safetensors"
+            f"teacher {source.model}: its text tower or tokenizer ({foreign}) needs transformers: "
+            "pip install transformers, or take a model with CLIP's own tokenizer, such as ViT-B-32"
         )
-    return Path(found)
+    try:
+        source.outline()
+        open_clip.get_tokenizer(source.model)
+        open_clip.transform.image_transform_v2(
+            open_clip.transform.PreprocessCfg(**source.preprocess), is_train=False
+        )
+    except Exception as error:  # the libraries' errors have no common parent
+        way_out = f"correct its {CONFIG}"
+        if foreign:
+            way_out = (
+                f"bring {CONFIG}, the weights and the tokenizer's files of "
+                f"https://huggingface.co/{foreign} into a folder of this device and name it as "
+                f"model = '{LOCAL}FOLDER'"
+            )
+        raise ModelError(
+            f"teacher {source.model} cannot be built ({type(error).__name__}: "
+            f"{str(error)[:200]}); {way_out}"
+        ) from error
 
 
 def _count(model: Any) -> int:

@@ -40,7 +40,9 @@ def check_teachers(path: Path | None) -> list[Finding]:
 
 def _check(teacher: TeacherSettings, limit: int, path: Path) -> Finding:
     from client_app.teachers.room import MIB, NoRoom, check_room, needed
-    from client_app.teachers.source import LOCAL, check_file, describe, find_weights
+    from client_app.teachers.settings import LOCAL
+    from client_app.teachers.source import describe, doubt
+    from client_app.teachers.weights import check_file, find_weights
 
     try:
         source = describe(teacher)
@@ -59,4 +61,6 @@ def _check(teacher: TeacherSettings, limit: int, path: Path) -> Finding:
         return warning(CHECK, f"{problem}; the device trains without it", "see above")
     except ModelError as problem:
         return error(CHECK, str(problem), f"correct {path}")
+    if problem_ahead := doubt(source):
+        return warning(CHECK, problem_ahead, f"give pretrained beside checkpoint in {path}")
     return ok(CHECK, f"{source.model}, {weights.stat().st_size / MIB:.1f} MiB of weights")

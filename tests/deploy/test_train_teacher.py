@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from client_app.teachers.clip import Clip
 from client_app.teachers.settings import TeacherSettings
-from client_app.teachers.source import describe, find_weights
+from client_app.teachers.source import describe
+from client_app.teachers.weights import find_weights
 from common.errors import DataError
 from deploy.cli import app
 

@@ -21,7 +21,8 @@ from client_app.teachers.answers import Teachers
 from client_app.teachers.clip import Clip
 from client_app.teachers.room import NoRoom
 from client_app.teachers.settings import TeacherSettings
-from client_app.teachers.source import describe, find_weights
+from client_app.teachers.source import describe
+from client_app.teachers.weights import find_weights
 from common.data.load import load
 from common.data.plan import plan
 from common.errors import ModelError, SettingsError
@@ -280,7 +281,49 @@ def test_the_teachers_that_fit_go_on_alone(
     with caplog.at_level(logging.WARNING):
         answers = teachers(path, pixels, labels).answers()
     assert answers.weights.tolist() == [1.0]
+    assert answers.left_out == 1
     assert "teacher ViT-B-32 needs" in caplog.text
+
+
+def test_a_teacher_left_out_comes_back_and_the_others_are_not_asked_again(
+    tmp_path: Path, asked: Asked
+):
+    pixels, labels = digits(10)
+    folder = shutil.copytree(tiny_teacher("vit"), tmp_path / "vit")
+    weights = folder / "open_clip_model.safetensors"
+    owner = teachers(
+        teachers_file(tmp_path, table(), f'model = "local-dir:{folder}"'), pixels, labels
+    )
+    away = weights.rename(tmp_path / "away.safetensors")
+    assert (owner.answers().left_out, asked.loads) == (1, 1)
+    away.rename(weights)
+    answers = owner.answers()
+    assert (answers.left_out, len(answers.weights), asked.loads) == (0, 2, 2)
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/no/such"])
+def test_a_cache_that_cannot_be_written_is_found_before_the_run(tmp_path: Path, place: str):
+    (tmp_path / "file").write_text("here already")
+    pixels, labels = digits(10)
+    path = teachers_file(tmp_path, table())
+    path.write_text(path.read_text().replace(str(tmp_path / "cache"), str(tmp_path / place)))
+    with pytest.raises(SettingsError, match=r"teachers\.toml: cache = .* cannot be written"):
+        teachers(path, pixels, labels).check()
+
+
+def test_where_the_disk_fails_answers_stay_in_memory(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    pixels, labels = digits(10)
+    whole = teachers(teachers_file(tmp_path / "good", table()), pixels, labels).answers(True)
+    path = teachers_file(tmp_path, table())
+    (tmp_path / "cache").write_text("no folder")
+    owner = teachers(path, pixels, labels)
+    torch.testing.assert_close(owner.answers(True).logits, whole.logits)
+    assert "kept in memory alone" in caplog.text
+    caplog.clear()
+    torch.testing.assert_close(owner.answers(True).embeddings, whole.embeddings)
+    assert not caplog.text
 
 
 def test_check_reads_the_file_again(tmp_path: Path):

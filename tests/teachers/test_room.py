@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from client_app.teachers import room
 from client_app.teachers.room import MIB, RESERVE, NoRoom, check_room, free_memory, needed
 
 
@@ -47,7 +48,12 @@ def test_weights_count_twice_and_full_tuning_more():
     assert needed(100, 60, "full") == 400 + 720 + RESERVE
 
 
-def test_refusal_names_both_numbers():
-    with pytest.raises(NoRoom, match="ViT-L-14 needs 3000 MiB to load, and 512 MiB are granted"):
+def test_refusal_names_both_numbers_and_the_tighter_bound(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(room, "free_memory", lambda: 1000 * MIB)
+    with pytest.raises(NoRoom, match="ViT-L-14 needs 3000 MiB, and 512 MiB are granted"):
         check_room("ViT-L-14", 3000 * MIB, 512 * MIB)
+    for limit in (0, 4000 * MIB):
+        with pytest.raises(NoRoom, match="ViT-L-14 needs 3000 MiB, and 1000 MiB are free"):
+            check_room("ViT-L-14", 3000 * MIB, limit)
     check_room("ViT-L-14", 512 * MIB, 512 * MIB)
+    check_room("ViT-L-14", 1000 * MIB)

@@ -46,6 +46,8 @@ def test_paths_start_at_the_file(tmp_path: Path):
         ("[[teacher]]\nmodel = 'ViT-B-32'\nweight = -1.0", "teacher.0.weight"),
         ("[[teacher]]\nmodel = 'ViT-B-32'\ntuning = 'some'", "teacher.0.tuning"),
         ("[[teacher", "not valid TOML"),
+        ("[[teacher]]\nmodel = 'local-dir:x'\npretrained = 'openai'", "takes no pretrained"),
+        ("[[teacher]]\nmodel = 'hf-hub:o/n'\npretrained = 'openai'", "takes no pretrained"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, named: str):

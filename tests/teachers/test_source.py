@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from client_app.teachers import source as module
+from client_app.teachers import weights as module
 from client_app.teachers.clip import Clip, preparation
 from client_app.teachers.settings import TeacherSettings
-from client_app.teachers.source import check_file, create, describe, find_weights, fingerprint
+from client_app.teachers.source import create, describe, doubt
+from client_app.teachers.weights import check_file, find_weights, fingerprint
 from common.errors import ModelError
 from tests.tiny_teacher import tiny_teacher
 
@@ -81,8 +85,6 @@ def test_public_models_are_known_without_their_weights(
 @pytest.mark.parametrize("name", ["ViT-B-32", "RN50"])
 def test_public_models_run_on_weights_from_a_file(name: str, tmp_path: Path):
     """All of the path but the numbers in the file, which are random."""
-    from safetensors.torch import save_file
-
     path = tmp_path / "weights.safetensors"
     settings = teacher(name, pretrained="openai", checkpoint=str(path))
     path.touch()
@@ -122,7 +124,7 @@ def test_damaged_files_are_found_without_loading(tmp_path: Path):
     found = describe(teacher(f"local-dir:{tiny_teacher()}"))
     whole = find_weights(found)
     check_file(found, whole)
-    torch.save({"weight": torch.zeros(3)}, tmp_path / "good.pt")
+    torch.save(load_file(whole), tmp_path / "good.pt")
     check_file(found, tmp_path / "good.pt")
     for name, content in {
         "cut.safetensors": whole.read_bytes()[:-1],
@@ -151,6 +153,90 @@ def test_weights_of_another_architecture(tmp_path: Path):
     resnet = describe(teacher(f"local-dir:{tiny_teacher()}"))
     with pytest.raises(ModelError, match="does not hold its weights"):
         Clip(vit, find_weights(resnet))
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt", "old.pt"])
+def test_a_foreign_checkpoint_is_found_without_loading(tmp_path: Path, suffix: str):
+    vit = describe(teacher(f"local-dir:{tiny_teacher('vit')}"))
+    resnet = describe(teacher(f"local-dir:{tiny_teacher()}"))
+    tensors = load_file(find_weights(vit))
+    path = tmp_path / f"weights.{suffix}"
+    if suffix == "safetensors":
+        save_file(tensors, path)
+    else:
+        state = {"epoch": 3, "state_dict": {f"module.{k}": v for k, v in tensors.items()}}
+        torch.save(state, path, _use_new_zipfile_serialization=suffix == "pt")
+    check_file(vit, path)
+    with pytest.raises(ModelError, match=r"does not hold its weights .*visual\.bn1\.weight"):
+        check_file(resnet, path)
+
+
+def test_a_checkpoint_of_another_width_is_found_without_loading(tmp_path: Path):
+    vit = describe(teacher(f"local-dir:{tiny_teacher('vit')}"))
+    tensors = load_file(find_weights(vit))
+    tensors["visual.proj"] = tensors["visual.proj"][:, :-1].contiguous()
+    save_file(tensors, tmp_path / "narrow.safetensors")
+    with pytest.raises(ModelError, match=r"size mismatch for visual\.proj"):
+        check_file(vit, tmp_path / "narrow.safetensors")
+
+
+def config_of(content: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    part = content
+    *way, last = key.split(".")
+    for step in way:
+        part = part[step]
+    part.pop(last) if value is None else part.update({last: value})
+    return content
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model_cfg", None, "open_clip_config.json lacks model_cfg,"),
+        ("model_cfg.embed_dim", None, "lacks model_cfg.embed_dim"),
+        ("model_cfg.text_cfg", None, "lacks model_cfg.text_cfg"),
+        ("model_cfg.vision_cfg.image_size", None, "lacks model_cfg.vision_cfg.image_size"),
+        ("model_cfg.vision_cfg.nonsense", 1, "cannot be built .*nonsense.*open_clip_config.json"),
+        ("preprocess_cfg", [], "lacks preprocess_cfg"),
+        ("preprocess_cfg.interpolation", "best", "cannot be built"),
+    ],
+)
+def test_a_wrong_description_is_refused_by_its_key(
+    tmp_path: Path, key: str, value: Any, message: str
+):
+    folder = shutil.copytree(tiny_teacher("vit"), tmp_path / "clip")
+    path = folder / "open_clip_config.json"
+    path.write_text(json.dumps(config_of(json.loads(path.read_text()), key, value)))
+    with pytest.raises(ModelError, match=message):
+        describe(teacher(f"local-dir:{folder}"))
+
+
+@pytest.mark.parametrize("text", ["[]", '"x"', "null"])
+def test_a_description_that_is_no_table(tmp_path: Path, text: str):
+    folder = shutil.copytree(tiny_teacher("vit"), tmp_path / "clip")
+    (folder / "open_clip_config.json").write_text(text)
+    with pytest.raises(ModelError, match=r"open_clip_config\.json lacks model_cfg"):
+        describe(teacher(f"local-dir:{folder}"))
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16-SigLIP", "roberta-ViT-B-32"])
+def test_a_model_that_needs_transformers_says_so(name: str, tmp_path: Path):
+    if importlib.util.find_spec("transformers"):
+        pytest.skip("transformers is installed")
+    path = tmp_path / "weights.safetensors"
+    path.touch()
+    with pytest.raises(ModelError, match="needs transformers: pip install transformers"):
+        describe(teacher(name, checkpoint=str(path)))
+
+
+def test_a_checkpoint_whose_tags_disagree_is_doubted(tmp_path: Path):
+    path = tmp_path / "weights.safetensors"
+    path.touch()
+    reason = doubt(describe(teacher("ViT-B-32", checkpoint=str(path))))
+    assert "quick_gelu=false" in reason
+    assert "openai" in reason
+    assert not doubt(describe(teacher("ViT-B-32", pretrained="openai", checkpoint=str(path))))
+    assert not doubt(describe(teacher(f"local-dir:{tiny_teacher()}")))
 
 
 def test_a_fingerprint_is_read_again_only_when_the_file_changed(
