@@ -5,7 +5,7 @@
 D is tau^2 KL(teacher || proxy) as published, or one of the alternatives in
 ``client_app/distillation.py``. Teachers answer once, for each image as it is; with augmentation
 the proxy sees a changed image and learns the teachers' answer to the unchanged one. A device
-without a teacher, or without room for one, minimises CE alone.
+without a teacher, without room for one, or whose teacher fails, minimises CE alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from client_app.device import Device
 from client_app.sgd import local_sgd
 from client_app.teachers.answers import Answers
 from client_app.teachers.room import NoRoom
-from common.errors import WireError
+from common.errors import ModelError, WireError
 from common.methods.fed_lpfm import Down, Up
 from common.models import features_and_logits
 
@@ -87,6 +87,7 @@ def train(down: Down, device: Device) -> Up:
         loss=loss,
         distillation_loss=distilled / max(seen, 1),
         teachers=len(answers.weights) if answers else 0,
+        left_out=answers.left_out if answers else 0,
         without=without,
     )
 
@@ -100,6 +101,9 @@ def _ask(device: Device, embeddings: bool) -> tuple[Answers | None, str]:
     except NoRoom as error:
         log.warning("%s; this device trains without a teacher", error)
         return None, "no room"
+    except (ModelError, OSError) as error:
+        log.error("the teacher failed: %s; this device trains without it", error)
+        return None, "teacher failed"
 
 
 def _distillation(

@@ -40,4 +40,5 @@ class Up:
     loss: float  # mean cross-entropy in training, nats
     distillation_loss: float  # mean distillation loss in training; 0 without a teacher
     teachers: int  # number of teachers learned from
-    without: str  # why there was none: "" if there was, "no teacher" or "no room"
+    left_out: int  # number of further teachers that had no room or failed, if it has several
+    without: str  # why there was none: "" if there was, "no teacher", "no room", "teacher failed"

@@ -82,9 +82,12 @@ class Server(Averaging):
         if up.teachers > 0:
             self._distilled += 1
             self._teachers += up.teachers
+            self._left_out += up.left_out
             self._distillation_loss += up.distillation_loss
         elif up.without == "no room":
             self._no_room += 1
+        elif up.without == "teacher failed":
+            self._failed += 1
         else:
             self._no_teacher += 1
 
@@ -94,14 +97,17 @@ class Server(Averaging):
             "distilled": float(self._distilled),
             "without_teacher": float(self._no_teacher),
             "without_room_for_teacher": float(self._no_room),
+            "teacher_failed": float(self._failed),
         }
         if self._distilled:
             counts["teachers"] = self._teachers / self._distilled
+            counts["teachers_left_out"] = self._left_out / self._distilled
             counts["distillation_loss"] = self._distillation_loss / self._distilled
         return super().step(round) | counts
 
     def discard(self) -> None:
         """Forget the replies of this round."""
         super().discard()
-        self._distilled = self._teachers = self._no_teacher = self._no_room = 0
+        self._distilled = self._teachers = self._left_out = 0
+        self._no_teacher = self._no_room = self._failed = 0
         self._distillation_loss = 0.0

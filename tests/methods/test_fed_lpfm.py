@@ -15,7 +15,7 @@ from client_app.methods import fed_lpfm, fedavg, fedprox
 from client_app.teachers.answers import Answers
 from client_app.teachers.room import NoRoom
 from common.data.client import ClientData
-from common.errors import SettingsError, WireError
+from common.errors import ModelError, SettingsError, WireError
 from common.methods.fed_lpfm import Up
 from common.models import FlatModel, build
 from common.tensors import Tensors
@@ -46,6 +46,16 @@ class Told:
 class Cramped(Told):
     def answers(self, embeddings: bool = False) -> Answers:
         raise NoRoom("teacher needs 9 MiB to load, and 1 MiB are free")
+
+
+class Broken(Told):
+    def answers(self, embeddings: bool = False) -> Answers:
+        raise ModelError("teacher ViT-B-32 cannot be built")
+
+
+class Lost(Told):
+    def answers(self, embeddings: bool = False) -> Answers:
+        raise OSError(5, "Input/output error")
 
 
 def device(module: nn.Module, teachers: Any = None, n: int = 12, seed: int = 0) -> Device:
@@ -151,20 +161,25 @@ def test_the_reply_says_why_it_learned_from_no_teacher():
             device(model, told(k=2)),
             device(model),
             device(model, Cramped(torch.zeros(1, 12, 3))),
+            device(model, Broken(torch.zeros(1, 12, 3))),
+            device(model, Lost(torch.zeros(1, 12, 3))),
         )
     ]
     assert [(up.teachers, up.without) for up in ups] == [
         (2, ""),
         (0, "no teacher"),
         (0, "no room"),
+        (0, "teacher failed"),
+        (0, "teacher failed"),
     ]
-    assert ups[0].distillation_loss > 0 == ups[1].distillation_loss == ups[2].distillation_loss
+    assert ups[0].distillation_loss > 0 == sum(up.distillation_loss for up in ups[1:])
     start = server(device(model).model)
     for node, up in enumerate(ups):
         start.absorb(node, up)
     metrics = start.step(1)
     assert metrics["distilled"] == metrics["without_teacher"] == 1
     assert metrics["without_room_for_teacher"] == 1
+    assert metrics["teacher_failed"] == 2
     assert metrics["teachers"] == 2
     assert metrics["distillation_loss"] == pytest.approx(ups[0].distillation_loss)
 

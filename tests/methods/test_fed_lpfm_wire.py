@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 from flwr.app import Message
 from flwr.common.serde import message_to_proto
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from client_app.app import app
 from client_app.device import Device
 from client_app.methods import fed_lpfm
+from client_app.teachers import answers
 from client_app.teachers.cache import Table
 from common.config import DataSettings
+from common.errors import ModelError
 from common.methods.fed_lpfm import Down, Up
 from common.models import FlatModel, build
 from common.tensorfile import parse
@@ -75,12 +77,28 @@ def windows(values: np.ndarray, width: int) -> list[bytes]:
     return found
 
 
-def secrets_of(tmp_path: Path) -> dict[str, list[bytes]]:
+@pytest.fixture
+def unrounded(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Logits, embeddings and classifiers in float32, as they come into the cache."""
+    kept: list[np.ndarray] = []
+    add = Table.add
+
+    def watched(self: Table, keys: Sequence[bytes], values: np.ndarray) -> None:
+        kept.append(np.array(values))
+        add(self, keys, values)
+
+    monkeypatch.setattr(Table, "add", watched)
+    return kept
+
+
+def secrets_of(tmp_path: Path, unrounded: list[np.ndarray]) -> dict[str, list[bytes]]:
     """What must not leave a device, as bytes."""
     secrets: dict[str, list[bytes]] = {}
     for kind in ("logits", "embeddings", "classifier"):
         (file,) = (tmp_path / "cache").rglob(f"{kind}-*")
         secrets[kind] = windows(np.stack(list(Table(file)._rows.values())), 4)
+    # The cache rounds to float16; what it was given is no less secret.
+    secrets["unrounded"] = [part for values in unrounded for part in windows(values, 4)]
     weights = load_file(tiny_teacher() / "open_clip_model.safetensors")
     matrices = [w for w in weights.values() if w.ndim == 2 and w.shape[1] > 7]
     secrets["weights"] = [part for w in matrices for part in windows(w[:50], 8)]
@@ -99,12 +117,14 @@ def leaks(secrets: dict[str, list[bytes]], sent: list[bytes]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("loss", ["kl", "features"])
-def test_nothing_of_a_teacher_is_in_any_reply(tmp_path: Path, small_run: Run, loss: str):
+def test_nothing_of_a_teacher_is_in_any_reply(
+    tmp_path: Path, small_run: Run, loss: str, unrounded: list[np.ndarray]
+):
     sent: list[bytes] = []
     path = teachers_file(tmp_path, table())
     lines = run_fleet(small_run, [path] * 3, sent, **{"fed_lpfm.loss": loss})
     assert lines[-1]["method"]["distilled"] == 3
-    secrets = secrets_of(tmp_path)
+    secrets = secrets_of(tmp_path, unrounded)
     assert all(len(parts) > 2 for parts in secrets.values())
     assert leaks(secrets, sent) == {}
     proxy = FlatModel(build("cnn-tiny", classes=10, channels=1, image_size=8)).vector
@@ -112,22 +132,28 @@ def test_nothing_of_a_teacher_is_in_any_reply(tmp_path: Path, small_run: Run, lo
         assert line["bytes_up"] - lines[0]["bytes_up"] == 3 * 4 * len(proxy)
 
 
-def test_a_device_that_leaks_logits_is_caught_by_the_same_search(
-    tmp_path: Path, small_run: Run, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["logits", "unrounded"])
+def test_a_device_that_leaks_is_caught_by_the_same_search(
+    tmp_path: Path,
+    small_run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    unrounded: list[np.ndarray],
 ):
     honest = fed_lpfm.train
 
     def leak(down: Down, device: Device) -> Up:
         assert device.teachers is not None
         up = honest(down, device)
-        logits = device.teachers.answers().logits.flatten().numpy()
-        up.change.vector[: len(logits)] = logits
+        logits = device.teachers.answers().logits.numpy()
+        secret = (logits if kind == "logits" else unrounded[-1]).flatten()
+        up.change.vector[: len(secret)] = secret
         return up
 
     monkeypatch.setattr(fed_lpfm, "train", leak)
     sent: list[bytes] = []
     run_fleet(small_run, [teachers_file(tmp_path, table())] * 3, sent)
-    assert leaks(secrets_of(tmp_path), sent).keys() == {"logits"}
+    assert leaks(secrets_of(tmp_path, unrounded), sent).keys() == {kind}
 
 
 def test_a_mixed_fleet_says_who_had_a_teacher(tmp_path: Path, small_run: Run):
@@ -149,6 +175,21 @@ def test_a_mixed_fleet_says_who_had_a_teacher(tmp_path: Path, small_run: Run):
     assert f"no teacher ({len(lines) - 1} rounds)" in text.replace("\u00a0", " ")
 
 
+def test_a_teacher_that_breaks_in_training_does_not_cost_the_device(
+    tmp_path: Path, small_run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(*_: object) -> None:
+        raise ModelError("the weights are gone")
+
+    monkeypatch.setattr(answers, "fingerprint", broken)
+    lines = run_fleet(small_run, [teachers_file(tmp_path, table()), None])
+    for line in lines[1:]:
+        assert (line["replies"], line["missing"]) == (3, [])
+        assert line["method"]["teacher_failed"] == 1
+        told = {entry["client"]: entry.get("without") for entry in line["clients"]}
+        assert told == {"0": "teacher failed", "1": "no teacher", "2": "no teacher"}
+
+
 def test_a_teacher_changes_the_model_and_a_run_without_is_plain(tmp_path: Path, small_run: Run):
     path = teachers_file(tmp_path, table())
     with_teacher = run_fleet(small_run, [path] * 3, **{"run-name": "with"})
@@ -163,6 +204,11 @@ def test_a_teacher_changes_the_model_and_a_run_without_is_plain(tmp_path: Path, 
         ('model = "local-dir:gone"', "", "open_clip_config.json cannot be read"),
         ('model = "local-dir:torn"', "", "open_clip_model.safetensors is damaged"),
         ('model = "ViT-B32"\npretrained = "openai"', "", "near: .*ViT-B-32"),
+        (
+            'model = "local-dir:torn"\ncheckpoint = "foreign.safetensors"',
+            "",
+            "does not hold its weights",
+        ),
         (None, 'prompts = ["a photo"]', "has no placeholder"),
         (None, '[class-names]\n"eleven" = "11"', "the run has no class 'eleven'"),
     ],
@@ -173,6 +219,7 @@ def test_a_wrong_teacher_is_refused_before_training_and_the_others_go_on(
     wrong = teachers_file(tmp_path, teacher or table(), head=head)
     torn = shutil.copytree(tiny_teacher(), tmp_path / "torn") / "open_clip_model.safetensors"
     torn.write_bytes(torn.read_bytes()[:-100])
+    save_file({"visual.proj": np.zeros((2, 2))}, tmp_path / "foreign.safetensors")
     config = {**DATA, "method": "fed_lpfm", "rounds": 1, "round.nodes": 3, "round.wait": 5.0}
     notices: list[str] = []
     grid = fleet([wrong], config)
