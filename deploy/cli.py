@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from common.errors import AugFlowerError, RunError, SettingsError
 from deploy.doctor.commands import doctor
@@ -27,7 +28,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(highlight=False)
+# Paths, settings and devices' words are shown as they are: a [ in them is no markup.
+console = Console(highlight=False, markup=False, emoji=False)
 
 Settings = Annotated[
     list[str] | None,
@@ -179,16 +181,15 @@ def resume(
     insecure: Insecure = False,
 ) -> None:
     """Go on from a run's last checkpoint: here, or with --superlink on a fleet that is up."""
-    from common.files import read_json
     from deploy.run_config import parse_assignments
     from deploy.simulate import simulate as run_simulation
-    from server_app.runs.folder import META
+    from server_app.runs.folder import META, read_settled
     from server_app.settings import read_server_settings
     from server_app.watch.watch import Watch
 
     if not (run / META).is_file():
         raise RunError(f"{run} is not the folder of a run")
-    config = dict(read_json(run / META)["settings"]) | parse_assignments(settings or [])
+    config = dict(read_settled(run)["settings"]) | parse_assignments(settings or [])
     config |= {"resume": True, "run-name": run.absolute().name}
     config |= {"rounds": rounds} if rounds else {}
     if superlink:
@@ -243,7 +244,7 @@ def predict(
 
     for answer in run_prediction(model, images, top):
         ranking = ", ".join(f"{label} {100 * share:.1f} %" for label, share in answer.ranking)
-        console.print(f"{answer.path}: {ranking}", markup=False)
+        console.print(f"{answer.path}: {ranking}")
 
 
 @app.command(
@@ -289,7 +290,8 @@ def main() -> None:
     try:
         app()
     except AugFlowerError as error:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/red] {error}", soft_wrap=True)
+        text = Text.assemble(("error:", "red"), f" {error}")
+        Console(stderr=True, highlight=False).print(text, soft_wrap=True)
         sys.exit(1)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in {"deploy", "server_app"}:

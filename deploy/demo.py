@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from common.config import DataSettings
 from common.errors import FleetError
@@ -51,15 +52,19 @@ def demo(rounds: int, folder: Path, console: Console) -> Path:
     folder = folder.absolute() / time.strftime("%Y%m%d-%H%M%S")
     private = folder / "server" / "private-model"
     console.print(
-        f"[bold]AugFlower demo[/bold]: {DATA.sources} devices train, {DATA.targets} other clients "
-        f"on {TARGET_NODES} devices never do; {rounds} rounds each way."
+        _titled(
+            "AugFlower demo",
+            f": {DATA.sources} devices train, {DATA.targets} other clients on {TARGET_NODES} "
+            f"devices never do; {rounds} rounds each way.",
+        )
     )
-    console.print("\n[bold]1. The server trains its private model[/bold] on images of its own")
+    console.print()
+    console.print(_titled("1. The server trains its private model", " on images of its own"))
     settings = PretrainSettings(epochs=10)
     model = pretrain_model(private, {}, "cnn-wide", settings, console=console)
     held_out = 100 * (model.accuracy or 0.0)
     console.print(f"   right on {held_out:.1f} % of held-out images; it stays here\n")
-    console.print("[bold]2. The fleet[/bold]: a SuperLink and its SuperNodes, over gRPC")
+    console.print(_titled("2. The fleet", ": a SuperLink and its SuperNodes, over gRPC"))
     nodes = [
         NodeSpec(f"device-{number}", config)
         for number, config in enumerate(node_configs(DATA, TARGET_NODES))
@@ -77,15 +82,21 @@ def demo(rounds: int, folder: Path, console: Console) -> Path:
     ) as fleet:  # fmt: skip
         console.print(f"   watch the runs at http://{watch}/", style="dim")
         for number, (name, changes) in enumerate(RUNS.items(), 3):
-            console.print(f"\n[bold]{number}. AugFL {TITLES[name]}[/bold]")
+            console.print()
+            console.print(_titled(f"{number}. AugFL {TITLES[name]}"))
             _run(fleet, folder, name, {**CONFIG, **changes, "rounds": rounds}, console)
     paths = [folder / name for name in RUNS]
     page = write_report(paths, folder / "comparison.html")
-    console.print(f"\n[bold]{len(RUNS) + 3}. On clients that never took part[/bold]")
+    console.print()
+    console.print(_titled(f"{len(RUNS) + 3}. On clients that never took part"))
     console.print(_table(paths))
     console.print(f"The page: {os.path.relpath(page)}")
     console.print(f"Everything is in {os.path.relpath(folder)}; {time.monotonic() - begun:.0f} s")
     return page
+
+
+def _titled(title: str, more: str = "") -> Text:
+    return Text.assemble((title, "bold"), more)
 
 
 def _run(fleet: Fleet, folder: Path, name: str, config: dict[str, Any], console: Console) -> None:
