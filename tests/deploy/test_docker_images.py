@@ -1,6 +1,7 @@
 """What the images are made of, and what each container of the compose file gets."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -136,3 +137,30 @@ def test_the_fleets_files_fit_each_other():
     teachers = read_teachers(ROOT / "images/teachers.toml")
     assert teachers.teacher[0].model == "local-dir:/teacher/clip"
     assert [name for name, node in nodes.items() if node.teachers] == ["device-4"]
+
+
+def pretrain(services: dict[str, dict[str, Any]], volume: Path, program: str) -> int:
+    """Run the command of ``pretrain`` on a volume, with a shell script for ``augflower``."""
+    (volume.parent / "augflower").write_text(f"#!/bin/sh\n{program}\n")
+    (volume.parent / "augflower").chmod(0o755)
+    shell, option, command = services["pretrain"]["command"]
+    command = command.replace("/var/lib/augflower", str(volume))
+    path = {"PATH": f"{volume.parent}:/usr/bin:/bin"}
+    return subprocess.run([shell, option, command], env=path, check=False).returncode
+
+
+def test_a_private_model_that_was_half_made_is_made_again(
+    services: dict[str, dict[str, Any]], tmp_path: Path
+):
+    volume = tmp_path / "volume"
+    (volume / "model").mkdir(parents=True)
+    (volume / "model/weights-1.safetensors").touch()  # and no card
+    make = 'mkdir "$2" && echo "$*" > "$2/card.json"'
+    # Killed after its first epoch, when there is a card already.
+    assert pretrain(services, volume, f"{make}; kill -9 $$") != 0
+    assert not (volume / "model").exists()
+    assert pretrain(services, volume, make) == 0
+    assert [str(path.relative_to(volume)) for path in volume.rglob("*.*")] == ["model/card.json"]
+    assert (volume / "model/card.json").read_text() == "pretrain new --epochs 5\n"
+    # What is whole is left alone.
+    assert pretrain(services, volume, "exit 1") == 0
