@@ -74,11 +74,17 @@ def run(
     status = status or Status()
     settings, options, transfer = read_settings(config)
     public = describe(settings)
+    rate, judged = _rate(settings, options), settings.evaluation.alpha
+    if rate != judged:
+        notice(
+            f"{settings.method}.alpha={rate:g}, but evaluation.alpha={judged:g}: clients that "
+            "never train adapt at another rate than the model is trained for"
+        )
     client_model = initial_model(settings, len(public.classes), notice)
     initial, buffers = client_model.parameters, client_model.buffers
     knowledge: Knowledge | None = None
     if options.uses_knowledge:
-        knowledge = open_knowledge(transfer, server, settings, public, client_model, notice)
+        knowledge = open_knowledge(transfer, server, settings, public, client_model, rate, notice)
     half = registry.load(server_app.methods, settings.method)
     method: Method = half.Server(options, Setup(initial, buffers, settings.seed, knowledge))
     meta = {
@@ -159,6 +165,12 @@ def contract(method: str) -> ModuleType | None:
     return None
 
 
+def _rate(settings: RunSettings, options: MethodSettings) -> float:
+    """Adaptation rate that the model is trained for; where the method has none, of evaluations."""
+    own = options.adaptation_rate
+    return settings.evaluation.alpha if own is None else own
+
+
 def _card(
     settings: RunSettings, options: MethodSettings, public: PublicData, folder: RunFolder
 ) -> Card:
@@ -170,7 +182,7 @@ def _card(
         image_size=data.image_size,
         mean=public.mean,
         std=public.std,
-        alpha=getattr(options, "alpha", judged.alpha),
+        alpha=_rate(settings, options),
         steps=judged.steps,
         statistics=judged.statistics,
         method=settings.method,

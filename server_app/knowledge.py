@@ -34,9 +34,14 @@ def open_knowledge(
     settings: RunSettings,
     public: PublicData,
     model: FlatModel,
+    rate: float,
     notice: Callable[[str], None],
 ) -> Knowledge:
     """The regularizer of a run.
+
+    Parameters
+    ----------
+    rate: of the adaptation that the model is trained for.
 
     Raises
     ------
@@ -64,7 +69,7 @@ def open_knowledge(
     notice(f"R_h on {len(indices)} images of the server")
     center = model.vector.clone() if options.squared_distance else None
     data = settings.data
-    tasks = TaskShape(data.classes_per_client, data.support_fraction, settings.evaluation.alpha)
+    tasks = TaskShape(data.classes_per_client, data.support_fraction, rate)
     return build_regularizer(
         options, model, images.pixels(indices), images.labels[indices], pretrained, settings.seed,
         classes=public.classes, preprocessing=preprocessing, cache=server.cache, center=center,
