@@ -57,11 +57,22 @@ def pretrain(
     out: Annotated[Path, typer.Argument(help="Folder for the private model.")],
     settings: Settings = None,
     architecture: Annotated[str, typer.Option(help="A model's name, see the README.")] = "cnn-wide",
+    start: Annotated[
+        str,
+        typer.Option(
+            help="A model to train further instead: a folder, NAME@FILE, torchvision:NAME/TAG, "
+            "timm:NAME or open_clip:NAME/TAG."
+        ),
+    ] = "",
     images: Annotated[
         Path | None, typer.Option(help="The server's own labelled images, one folder a class.")
     ] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 10,
     batch_size: Annotated[int, typer.Option(min=2)] = 64,
+    optimizer: Annotated[str, typer.Option(help="adamw or sgd")] = "adamw",
+    learning_rate: Annotated[float, typer.Option(help="Largest of the schedule.")] = 0.002,
+    weight_decay: Annotated[float, typer.Option()] = 0.01,
+    validation_fraction: Annotated[float, typer.Option(help="Share held out.")] = 0.1,
     augment: Annotated[str, typer.Option(help="none, crop or crop-flip")] = "none",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite a model.")] = False,
@@ -72,11 +83,15 @@ def pretrain(
     from deploy.run_config import parse_assignments
     from server_app.private.settings import PretrainSettings
 
-    values = {"epochs": epochs, "batch-size": batch_size, "augment": augment}
+    values = {
+        "epochs": epochs, "batch-size": batch_size, "optimizer": optimizer,
+        "learning-rate": learning_rate, "weight-decay": weight_decay,
+        "validation-fraction": validation_fraction, "augment": augment,
+    }  # fmt: skip
     options = parse(PretrainSettings, values, "--")
     pretrain_model(
         out, parse_assignments(settings or []), architecture, options,
-        seed=seed, replace=replace, images=images, console=console,
+        start=start, seed=seed, replace=replace, images=images, console=console,
     )  # fmt: skip
     console.print(f"runs find it with AUGFLOWER_PRIVATE_MODEL={out}")
 

@@ -19,6 +19,7 @@ from server_app.private.pretrain import pretrain
 from server_app.private.pretrained import PretrainedModel
 from server_app.private.seen import Seen
 from server_app.private.settings import PretrainSettings
+from server_app.private.sources import load_pretrained
 from server_app.public import describe
 
 
@@ -28,17 +29,19 @@ def pretrain_model(
     architecture: str,
     options: PretrainSettings,
     *,
+    start: str = "",
     seed: int = 0,
     replace: bool = False,
     images: Path | None = None,
     console: Console | None = None,
 ) -> PretrainedModel:
-    """Train ``architecture`` and keep it in ``folder``.
+    """Train ``architecture``, or ``start`` further, and keep it in ``folder``.
 
     Parameters
     ----------
     overrides: public settings of the runs that the model is for; their data set and partition
         say which images are the server's own.
+    start: a model to go on from, as ``load_pretrained`` takes it; its architecture stays.
     images: a folder of the server's own labelled images, instead of its part of the data set.
 
     Raises
@@ -62,9 +65,14 @@ def pretrain_model(
         seen = Seen.of(data, pool.labels, own)
         if not len(own):
             raise DataError("there are no images to train on: raise data.pretrain-images above 0")
+    preprocessing = Preprocessing(data.channels, data.image_size, public.mean, public.std)
+    earlier: tuple[Seen, ...] = ()
+    begin: str | PretrainedModel = architecture
+    if start:
+        begin = load_pretrained(start, public.classes, preprocessing)
+        earlier = begin.seen or (Seen(start),)
     return pretrain(
-        architecture, folder, pool.pixels(own), pool.labels[own],
-        classes=public.classes,
-        preprocessing=Preprocessing(data.channels, data.image_size, public.mean, public.std),
-        seen=(seen,), settings=options, seed=seed, replace=replace, console=console,
+        begin, folder, pool.pixels(own), pool.labels[own],
+        classes=public.classes, preprocessing=preprocessing,
+        seen=(*earlier, seen), settings=options, seed=seed, replace=replace, console=console,
     )  # fmt: skip

@@ -73,7 +73,7 @@ def as_pixels(images: NDArray[np.uint8] | Tensor) -> Tensor:
     ------
     DataError: another shape or dtype, or fewer than two images.
     """
-    pixels = torch.as_tensor(images)
+    pixels = _tensor(images)
     if pixels.dtype != torch.uint8 or pixels.ndim != 4:
         raise DataError(
             "the server's images must be uint8 of shape (n, channels, height, width), "
@@ -91,7 +91,7 @@ def as_labels(labels: NDArray[np.int64] | Tensor, images: int, classes: int) -> 
     ------
     DataError: not one label an image, or a label outside 0 .. classes - 1.
     """
-    tensor = torch.as_tensor(labels).long()
+    tensor = _tensor(labels).long()
     if tensor.shape != (images,):
         raise DataError(f"{images} images need as many labels, not {tuple(tensor.shape)}")
     if images and not (int(tensor.min()) >= 0 and int(tensor.max()) < classes):
@@ -100,6 +100,13 @@ def as_labels(labels: NDArray[np.int64] | Tensor, images: int, classes: int) -> 
             f"{int(tensor.min())} to {int(tensor.max())}"
         )
     return tensor
+
+
+def _tensor(values: NDArray[Any] | Tensor) -> Tensor:
+    """As a tensor; a read-only array is copied, because a tensor cannot be read-only."""
+    if isinstance(values, np.ndarray) and not values.flags.writeable:
+        values = values.copy()
+    return torch.as_tensor(values)
 
 
 def random_views(pixels: Tensor, kind: Augment, generator: torch.Generator) -> Tensor:
