@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 from common.config import LATE_ROUNDS, RoundSettings
 from common.wire import pack, size
 from server_app.nodes import Nodes
+from server_app.rejection import printable
 from server_app.status import Status
 from server_app.transport.ordered import Unreadable, await_reply, pull
 
@@ -166,13 +167,12 @@ class Exchange:
             self._status.node(sent.node, "online", seen=True)
             return Answer(seat, sent.node, sent.message_id, reply, "")
         if reply is not None or watch.found:
-            reason = reply.error.reason or "" if reply else "the node was restarted"
+            told = reply.error.reason if reply else "the node was restarted"
+            reason = printable(told or "its ClientApp failed")
             self._nodes.discover()
             if sent.node in self._nodes.online:
-                self._status.node(sent.node, "online", reason=reason[:300], seen=True)
-            return Answer(
-                seat, sent.node, sent.message_id, None, reason[:300] or "its ClientApp failed"
-            )
+                self._status.node(sent.node, "online", reason=reason, seen=True)
+            return Answer(seat, sent.node, sent.message_id, None, reason)
         what = f"{kind.partition('.')[0]} of round {round}"
         until = time.monotonic() + (LATE_ROUNDS - 1) * self._rules.deadline
         self._late[sent.node] = _Late(sent, until, what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ from flwr.app import Message
 from common import enrolment, evaluation
 from common.config import RunSettings
 from common.wire import size
-from server_app.admission import Gate
-from server_app.exchange import Exchange
+from server_app.able import able
+from server_app.admission import Gate, Sizes
+from server_app.exchange import Answer, Exchange
 from server_app.method import Method
 from server_app.nodes import Nodes
 from server_app.rejection import Rejected
 from server_app.replies import Asked, check, read
+from server_app.status import Status
 from server_app.usual import CAP
 
 
@@ -27,6 +30,7 @@ def judge(
     settings: RunSettings,
     method: Method,
     round: int,
+    status: Status,
 ) -> dict[str, Any]:
     """Accuracy and loss on the target clients before and after adaptation.
 
@@ -36,8 +40,15 @@ def judge(
     nodes.discover()
     rules = settings.evaluation
     down = evaluation.Down(method.model, method.buffers, rules.alpha, rules.steps, rules.statistics)
-    asked, missing = exchange.free(nodes.targets)
+    free, missing = exchange.free(nodes.targets)
+    asked = able(round, free, nodes, gate, status)
     up_bytes, clients, rejected = 0, [], []
+
+    def examine(answer: Answer) -> tuple[list[dict[str, Any]], Sizes]:
+        sent = Asked(answer.node, answer.message_id, exchange.run_id, "evaluate")
+        up = read(evaluation.Up, check(answer.reply, sent).content)
+        return entries(answer.node, up, nodes.enrolled[answer.node]), {}
+
     for answer in exchange.ask(round, "evaluate", asked, lambda _: down):
         if isinstance(answer.reply, Message):
             up_bytes += size(answer.reply.content)
@@ -45,14 +56,10 @@ def judge(
             missing.append({"node": str(answer.node), "reason": answer.reason})
             continue
         try:
-            sent = Asked(answer.node, answer.message_id, exchange.run_id, "evaluate")
-            up = read(evaluation.Up, check(answer.reply, sent).content)
-            clients += entries(answer.node, up, nodes.enrolled[answer.node])
+            clients += gate.admit(round, answer.node, partial(examine, answer))
         except Rejected as refusal:
-            gate.reject(round, answer.node)
-            rejected.append(
-                {"node": str(answer.node), "field": refusal.field, "reason": refusal.reason}
-            )
+            status.node(answer.node, "rejected", reason=str(refusal))
+            rejected.append(refusal.entry(answer.node, "evaluation"))
     return {
         "evaluation": combine(clients),
         "evaluation_missing": missing,

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from common import enrolment
 from common.errors import FleetError
 from common.wire import pack
-from server_app.rejection import Rejected
+from server_app.rejection import Rejected, printable
 from server_app.replies import Asked, check, read
 from server_app.status import Status
 from server_app.transport.ordered import Unreadable, pull
@@ -20,7 +20,8 @@ from server_app.transport.ordered import Unreadable, pull
 Notice = Callable[[str], None]
 
 MOST_IMAGES = 10**7
-"""Of one client; weights are shares of images, so that a false number outweighs all others."""
+"""Of a device's own, each half: weights are shares of images, so that a false number outweighs
+all others."""
 
 RETRY_AFTER = 15.0
 """Seconds before a node that failed to introduce itself is asked again."""
@@ -37,6 +38,8 @@ class Plan:
     parameters: size d of the model.
     classes: class names in the order of the labels; empty if the server knows none.
     digest: of the partition; empty where devices bring their own images.
+    sources: clients that train; in the partition they come first.
+    dealt: numbers of support and query images of each client of the partition.
     """
 
     run: str
@@ -44,6 +47,8 @@ class Plan:
     parameters: int
     classes: tuple[str, ...]
     digest: str
+    sources: int = 0
+    dealt: tuple[tuple[int, int], ...] = ()
 
 
 class Nodes:
@@ -70,6 +75,7 @@ class Nodes:
         self._patience = patience
         self._refused: dict[int, float] = {}
         self._asked: dict[int, tuple[str, float]] = {}
+        self._rejected: dict[int, dict[str, str]] = {}
         self.enrolled: dict[int, enrolment.Up] = {}
         self.online: dict[int, str] = {}
         self._seats: dict[int, int] = {}
@@ -134,10 +140,22 @@ class Nodes:
             if reply is None and now < until and node in self.online:
                 continue
             del self._asked[node]
-            if problem := self._enrol(node, message_id, reply):
+            try:
+                problem = self._enrol(node, message_id, reply)
+            except Rejected as refusal:
+                problem = str(refusal)
+                self._rejected[node] = refusal.entry(node, "introduction")
+                self._status.node(node, "rejected", reason=f"cannot take part: {problem}")
+            if problem:
                 self._refused[node] = time.monotonic()
                 self._notice(f"node {node} cannot take part: {problem}")
         self._seats = {self.seat(node): node for node in self.enrolled.keys() & self.online.keys()}
+
+    def rejected(self) -> list[dict[str, str]]:
+        """Introductions rejected since the last call, for the record; of each node its last one."""
+        entries = list(self._rejected.values())
+        self._rejected.clear()
+        return entries
 
     def _look(self) -> None:
         before = self.online
@@ -149,25 +167,23 @@ class Nodes:
                 self._status.node(node, "online", seen=True)
 
     def _enrol(self, node: int, message_id: str, reply: Message | Unreadable | None) -> str:
+        """Take in a node; returns why it cannot be taken in now, if so.
+
+        Raises
+        ------
+        Rejected: it may not take part.
+        """
         if reply is None:
             return "it did not answer"
         if isinstance(reply, Message) and reply.has_error():
-            return reply.error.reason or "its ClientApp failed"
+            return printable(reply.error.reason or "its ClientApp failed")
         sent = Asked(node, message_id, self._grid.run.run_id, "query.enrol")
-        try:
-            up = read(enrolment.Up, check(reply, sent).content)
-            _check_possible(up, self._plan)
-        except Rejected as refusal:
-            return str(refusal)
-        plan = self._plan
-        if plan.classes and tuple(up.classes) != plan.classes:
-            return f"its classes are {', '.join(up.classes)}; the run's {', '.join(plan.classes)}"
-        if plan.digest and up.plan != plan.digest:
-            return "it deals the images otherwise: its data set or release differs"
-        for other in list(self.enrolled) if plan.digest else []:
+        up = read(enrolment.Up, check(reply, sent).content)
+        _check_possible(up, self._plan)
+        for other in list(self.enrolled) if self._plan.digest else []:
             shared = sorted(set(up.clients) & set(self.enrolled[other].clients))
             if shared and other in self.online:
-                return f"node {other} plays clients {shared} already"
+                return f"node {other} plays clients {shared} already"  # or did, until a restart
             if shared:
                 del self.enrolled[other]  # this node has come in its place
                 self._status.node(other, "gone", reason=f"node {node} has taken its place")
@@ -181,7 +197,7 @@ class Nodes:
 
 
 def _check_possible(up: enrolment.Up, plan: Plan) -> None:
-    """Refuse an introduction that can be of no node.
+    """Refuse an introduction that can be of no node of this run.
 
     Raises
     ------
@@ -189,11 +205,39 @@ def _check_possible(up: enrolment.Up, plan: Plan) -> None:
     """
     if up.role not in ("source", "target"):
         raise Rejected("role", f"is {up.role!r}; there are source and target")
-    lowest = 0 if plan.digest else -1  # a device with images of its own plays no numbered client
-    if not up.clients or min(up.clients) < lowest or len(set(up.clients)) != len(up.clients):
-        raise Rejected("clients", f"are {str(up.clients)[:80]}")
-    for name in ("support", "query"):
-        if not 0 < getattr(up, name) <= MOST_IMAGES * len(up.clients):
-            raise Rejected(name, f"is {getattr(up, name)} images of {len(up.clients)} clients")
     if up.parameters != plan.parameters:
         raise Rejected("parameters", f"are {up.parameters}; the run's model has {plan.parameters}")
+    if plan.classes and tuple(up.classes) != plan.classes:
+        raise Rejected(
+            "classes", f"are {', '.join(up.classes)[:120]}; the run's are {', '.join(plan.classes)}"
+        )
+    if up.plan != plan.digest:
+        raise Rejected("plan", "it deals the images otherwise: its data set or release differs")
+    if plan.digest:
+        _check_dealt(up, plan)
+        return
+    if up.clients != [-1]:
+        raise Rejected("clients", f"are {str(up.clients)[:80]}; its own images have no number")
+    for name in ("support", "query"):
+        if not 0 < getattr(up, name) <= MOST_IMAGES:
+            raise Rejected(name, f"is {getattr(up, name)} images; 1 to {MOST_IMAGES} are possible")
+
+
+def _check_dealt(up: enrolment.Up, plan: Plan) -> None:
+    """Refuse a node whose clients are not those of the partition."""
+    clients, total = up.clients, len(plan.dealt)
+    shown = str(clients)[:80]
+    if not clients or len(set(clients)) != len(clients):
+        raise Rejected("clients", f"are {shown}")
+    if not 0 <= min(clients) <= max(clients) < total:
+        raise Rejected("clients", f"are {shown}; the run has clients 0 to {total - 1}")
+    first = min(clients)
+    if first < plan.sources and len(clients) > 1:
+        raise Rejected("clients", f"are {shown}; a node that trains plays one client")
+    role = "source" if first < plan.sources else "target"
+    if up.role != role:
+        raise Rejected("role", f"is {up.role}; client {first} is a {role}")
+    dealt = [sum(column) for column in zip(*(plan.dealt[n] for n in clients), strict=True)]
+    for name, images in zip(("support", "query"), dealt, strict=True):
+        if getattr(up, name) != images:
+            raise Rejected(name, f"is {getattr(up, name)} images; dealt were {images}")

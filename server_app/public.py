@@ -20,12 +20,14 @@ class PublicData:
     classes: names, in the order of the labels.
     mean, std: per channel, of pixels in [0, 1].
     digest: of the partition; empty where devices bring their own images.
+    dealt: numbers of support and query images of each client of the partition.
     """
 
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    digest: str
+    digest: str = ""
+    dealt: tuple[tuple[int, int], ...] = ()
 
 
 def describe(settings: RunSettings) -> PublicData:
@@ -45,6 +47,8 @@ def describe(settings: RunSettings) -> PublicData:
                 "data.name='folder' needs data.class-names, such as 'cat,dog': the subfolders "
                 "that devices sort their images into"
             )
-        return PublicData(classes, mean, std, "")
+        return PublicData(classes, mean, std)
     images = load(data.name, image_size=data.image_size, channels=data.channels)
-    return PublicData(images.classes, mean, std, plan(images.labels, data).digest())
+    shared = plan(images.labels, data)
+    dealt = tuple((len(client.support), len(client.query)) for client in shared.clients)
+    return PublicData(images.classes, mean, std, shared.digest(), dealt)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+Step = Literal["training", "evaluation", "introduction"]
+"""What a reply that was rejected was a part of."""
+
 
 class Rejected(Exception):
     """A reply may not touch the model.
@@ -13,10 +18,15 @@ class Rejected(Exception):
     """
 
     def __init__(self, field: str, reason: str) -> None:
-        self.field = _printable(field, 80)
-        self.reason = _printable(reason, 300)
+        self.field = printable(field, 80)
+        self.reason = printable(reason)
         super().__init__(f"{self.field}: {self.reason}")
 
+    def entry(self, node: int, step: Step) -> dict[str, str]:
+        """What the record says of it."""
+        return {"node": str(node), "step": step, "field": self.field, "reason": self.reason}
 
-def _printable(text: str, length: int) -> str:
+
+def printable(text: str, length: int = 300) -> str:
+    """A foreign text as a part of one line: no newlines, no control characters, not too long."""
     return "".join(c if c.isprintable() else "?" for c in text[:length])

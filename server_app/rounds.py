@@ -116,8 +116,9 @@ class Rounds:
         if round == 0 or self._settings.evaluates(round):
             with watch.phase("evaluate"):
                 judged = judge(
-                    self._exchange, self._nodes, self._gate, self._settings, self._method, round
-                )
+                    self._exchange, self._nodes, self._gate, self._settings, self._method, round,
+                    self._status,
+                )  # fmt: skip
             for name in ("bytes_down", "bytes_up"):
                 line[name] += judged.pop(name)
             line["rejected"] = line.get("rejected", []) + judged.pop("rejected")
@@ -125,6 +126,7 @@ class Rounds:
             for entry in judged["evaluation_missing"]:
                 node, reason = entry["node"], entry["reason"]
                 self._notice(f"round {round}: node {node} has not judged the model: {reason}")
+        line["rejected"] = line.get("rejected", []) + self._nodes.rejected()
         self._close(round, line, watch)
 
     def _tell(self, round: int, phase: str) -> None:

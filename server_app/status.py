@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,7 +47,8 @@ class Status:
         self._lines: list[dict[str, Any]] = []
         self._incidents: deque[dict[str, Any]] = deque(maxlen=INCIDENTS_KEPT)
         self._totals = {
-            "bytes_down": 0, "bytes_up": 0, "asked": 0, "replies": 0, "missing": 0, "rejected": 0
+            "bytes_down": 0, "bytes_up": 0, "asked": 0, "replies": 0, "missing": 0, "rejected": 0,
+            "rejected_judgements": 0, "rejected_introductions": 0,
         }  # fmt: skip
         self._seconds: dict[str, float] = {}
 
@@ -104,13 +105,24 @@ class Status:
             self._tell()
 
     def close(self, line: Mapping[str, Any]) -> None:
-        """A round is over; ``line`` is what was appended to ``metrics.jsonl``."""
+        """A round is over; ``line`` is what was appended to ``metrics.jsonl``.
+
+        Of the counts that are kept, ``replies``, ``missing`` and ``rejected`` are about requests to
+        train, and add up to ``asked``: who was not asked is an incident, but no lost reply.
+        """
         short = copy.deepcopy({k: v for k, v in line.items() if k not in _LISTS})
         for name in ("evaluation", "evaluation_sources"):
             if line.get(name):
                 short[name] = {k: v for k, v in line[name].items() if k != "clients"}
         lost = {kind: line.get(kind, []) for kind in ("missing", "rejected")}
-        short |= {kind: len(entries) for kind, entries in lost.items()}
+        steps = Counter(entry.get("step", "training") for entry in lost["rejected"])
+        unanswered = line.get("asked", 0) - line.get("replies", 0) - steps["training"]
+        short |= {
+            "missing": unanswered,
+            "rejected": steps["training"],
+            "rejected_judgements": steps["evaluation"],
+            "rejected_introductions": steps["introduction"],
+        }
         unjudged = [{"field": "evaluation", **e} for e in line.get("evaluation_missing", [])]
         lost["missing"] = [*lost["missing"], *unjudged]
         with self._changed:
@@ -144,7 +156,8 @@ class Status:
         ``nodes`` (by id: state, role, clients, reason, last_seen, replies, missing, rejected, and
         of its last reply round, seconds, loss and what it did without), ``lines`` (of the record,
         without single clients; missing and rejected are counts), ``incidents`` (newest last:
-        round, kind, node, field, reason), ``totals`` and ``seconds`` (of all rounds, by phase).
+        round, kind, node, step, field, reason), ``totals`` and ``seconds`` (of all rounds, by
+        phase).
         """
         with self._changed:
             parts = {

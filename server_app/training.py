@@ -15,12 +15,13 @@ from common import evaluation
 from common.config import RunSettings
 from common.errors import FleetError, RunError, WireError
 from common.wire import size
+from server_app.able import able
 from server_app.admission import Gate, check_fields
 from server_app.exchange import Answer, Exchange
 from server_app.judging import combine, entries
 from server_app.method import Method
 from server_app.nodes import Nodes
-from server_app.rejection import Rejected
+from server_app.rejection import Rejected, printable
 from server_app.replies import Asked, check, read
 from server_app.seeds import seed_for
 from server_app.status import Status
@@ -30,6 +31,9 @@ Notice = Callable[[str], None]
 
 MAX_VOID = 5
 """Void rounds in a row after which a run gives up."""
+
+GROWN = {"loss", "own_loss", "gradient_norm", "curvature", "increment", "change"}
+"""Fields of replies that grow without bound when a run diverges."""
 
 
 class Training:
@@ -103,15 +107,12 @@ class Training:
                 try:
                     entry = self._absorb(round, answer, begun, judged)
                 except Rejected as refusal:
-                    node, reason = answer.node, f"{refusal.field}: {refusal.reason}"
-                    self._status.node(node, "rejected", reason=reason)
-                    rejected.append(
-                        {"node": str(node), "field": refusal.field, "reason": refusal.reason}
-                    )
+                    self._status.node(answer.node, "rejected", reason=str(refusal))
+                    rejected.append(refusal.entry(answer.node, "training"))
                 else:
                     clients.append(entry)
         with watch.phase("update"):
-            metrics = self._update(round, len(asked), len(clients))
+            metrics = self._update(round, len(asked), len(clients), rejected)
         line = {
             "bytes_down": self._exchange.bytes_down,
             "bytes_up": bytes_up,
@@ -136,11 +137,11 @@ class Training:
                 if seat not in self.enrolled:
                     self.enrol(seat, self._examples(seat))
             free, late = self._exchange.free(self._nodes.sources)
-            able = self._able(free, round)
-            if able:
-                count = max(1, round_up(rules.fraction * len(able)))
+            seats = able(round, free, self._nodes, self._gate, self._status)
+            if seats:
+                count = max(1, round_up(rules.fraction * len(seats)))
                 chosen = random.Random(seed_for(self._settings.seed, "sample", round))
-                return sorted(chosen.sample(able, count)), late
+                return sorted(chosen.sample(seats, count)), late
             if time.monotonic() > end:
                 raise FleetError(
                     f"round {round}: no source node was there for {rules.wait:.0f} s; the last "
@@ -150,16 +151,6 @@ class Training:
                 self._notice(f"round {round}: waiting for a source node")
                 told = True
             time.sleep(0.5)
-
-    def _able(self, seats: list[int], round: int) -> list[int]:
-        """Seats whose nodes are not set aside; all of them if there would be none."""
-        nodes = {seat: node for seat in seats if (node := self._nodes.at(seat)) is not None}
-        aside = self._gate.set_aside(round)
-        able = [seat for seat, node in nodes.items() if node not in aside]
-        for node in (set(nodes.values()) & aside.keys()) if able else ():
-            reason = f"set aside after several bad replies; asked again in round {aside[node]}"
-            self._status.node(node, "rejected", reason=reason)
-        return able or list(nodes)
 
     def _absorb(
         self, round: int, answer: Answer, begun: float, judged: list[dict[str, Any]]
@@ -171,7 +162,8 @@ class Training:
         judged += own
         assert isinstance(answer.reply, Message)
         created = answer.reply.metadata.created_at
-        without = getattr(up, "without", "")[:80]  # what a device had to do without, and why
+        # What a device had to do without, and why.
+        without = printable(getattr(up, "without", ""), 80)
         entry = {
             "node": str(node),
             "client": ",".join(map(str, enrolled.clients)),
@@ -209,7 +201,9 @@ class Training:
         check_fields(up, expected)
         return (up, own_entries), self._method.offer(answer.seat, up)
 
-    def _update(self, round: int, asked: int, replies: int) -> dict[str, float]:
+    def _update(
+        self, round: int, asked: int, replies: int, rejected: list[dict[str, str]]
+    ) -> dict[str, float]:
         self._gate.end_round()
         if replies >= max(1, self._settings.round.quorum * asked):
             self.void = 0
@@ -218,9 +212,18 @@ class Training:
         self.void += 1
         self._notice(f"round {round}: void, {replies} of {asked} replies are under the quorum")
         if self.void >= MAX_VOID:
+            grown = sum(entry["field"] in GROWN for entry in rejected)
+            # One device may lie about its size; that most do so at once is the model's doing.
+            advice = (
+                f". {grown} were rejected for what grows when a run diverges "
+                f"({rejected[0]['field']} {rejected[0]['reason']}): raise rho or lower the "
+                "learning rate"
+                if 2 * grown >= asked
+                else ""
+            )
             raise RunError(
                 f"{MAX_VOID} rounds in a row had fewer replies than round.quorum="
-                f"{self._settings.round.quorum:g}; the last checkpoint is kept"
+                f"{self._settings.round.quorum:g}; the last checkpoint is kept{advice}"
             )
         return {}
 

@@ -25,7 +25,9 @@ from server_app.transport.in_process import FIRST_NODE, InProcessGrid
 from tests.bad_replies import hollow, meta, plain, unreadable, without
 
 MODEL = Tensors.pack({"theta": np.zeros(5, np.float32)})
-PLAN = Plan("test", "token", 5, ("cat", "dog"), "digest")
+DEALT = ((9, 30),) * 3 + ((4, 10),) * 6
+PLAN = Plan("test", "token", 5, ("cat", "dog"), "digest", 3, DEALT)
+OWN = Plan("test", "token", 5, ("cat", "dog"), "")
 INTRODUCTION = enrolment.Up("target", [3, 4], 8, 20, ["cat", "dog"], 5, "digest", "1")
 JUDGEMENT = evaluation.Up([3, 4], [12, 8], [3, 4], [6, 8], [1.5, 1.0], [0.5, 0.25])
 BAD = FIRST_NODE
@@ -53,7 +55,7 @@ def app() -> ClientApp:
 
 
 def fleet(
-    spoil: Spoil, kind: str, bad: int = BAD
+    spoil: Spoil, kind: str, bad: int = BAD, plan: Plan = PLAN
 ) -> tuple[InProcessGrid, Nodes, Status, list[str]]:
     def interfere(message: Message, reply: Message) -> Message | None:
         at = message.metadata
@@ -64,7 +66,7 @@ def fleet(
     grid = InProcessGrid(app(), [{"first": n} for n in (3, 5, 7)], {}, interfere=interfere)
     notices: list[str] = []
     status = Status()
-    nodes = Nodes(grid, PLAN, notices.append, status, 5.0)
+    nodes = Nodes(grid, plan, notices.append, status, 5.0)
     nodes.discover()
     return grid, nodes, status, notices
 
@@ -96,6 +98,8 @@ AROUND: dict[str, tuple[Spoil, str]] = {
     "no clients": (plain(clients=[]), "clients"),
 }
 
+SOURCE = {"role": "source", "support": 9, "query": 30}
+
 INTRODUCTIONS: dict[str, tuple[Spoil, str]] = AROUND | {
     "of no role": (plain(role="admin"), "role"),
     "without a role": (without("role"), "role"),
@@ -104,9 +108,23 @@ INTRODUCTIONS: dict[str, tuple[Spoil, str]] = AROUND | {
     "no support": (plain(support=0), "support"),
     "no query": (plain(query=-5), "query"),
     "absurd numbers of images": (plain(query=10**12), "query"),
+    "more images than dealt": (plain(support=9_000_000, query=9_000_000), "support"),
+    "an image more than dealt": (plain(query=21), "query"),
+    "fewer images than dealt": (plain(support=7), "support"),
+    "images of one client for two": (plain(support=4, query=10), "support"),
+    "everybody's clients": (plain(clients=list(range(3, 500))), "clients 0 to 8"),
+    "a client that is not dealt": (plain(clients=[10**15]), "clients 0 to 8"),
+    "the first client that is not": (plain(clients=[8, 9]), "clients 0 to 8"),
+    "a source with two clients": (plain(**SOURCE | {"clients": [0, 1]}), "plays one client"),
+    "a source's client and a target's": (plain(clients=[2, 3]), "plays one client"),
+    "a source as a target's client": (plain(**SOURCE | {"clients": [3]}), "client 3 is a target"),
+    "a target as a source's client": (
+        plain(**SOURCE | {"clients": [0], "role": "target"}),
+        "client 0 is a source",
+    ),
     "images as a float": (plain(support=8.0), "support"),
     "of another model": (plain(parameters=6), "parameters"),
-    "of other classes": (plain(classes=["cat", "cow"]), "its classes are cat, cow"),
+    "of other classes": (plain(classes=["cat", "cow"]), "classes: are cat, cow; the run's are"),
     "of another deal": (plain(plan="other"), "deals the images otherwise"),
 }
 
@@ -130,9 +148,50 @@ JUDGEMENTS: dict[str, tuple[Spoil, str]] = AROUND | {
 
 @pytest.mark.parametrize(("spoil", "field"), INTRODUCTIONS.values(), ids=INTRODUCTIONS)
 def test_a_bad_introduction_leaves_one_node_out(spoil: Spoil, field: str):
-    _, nodes, _, notices = fleet(spoil, "query")
+    _, nodes, status, notices = fleet(spoil, "query")
     assert set(nodes.enrolled) == {BAD + 1, BAD + 2}
     assert any(text.startswith(f"node {BAD} cannot") and field in text for text in notices)
+    (entry,) = nodes.rejected()
+    assert (entry["node"], entry["step"]) == (str(BAD), "introduction")
+    assert field in f"{entry['field']}: {entry['reason']}"
+    assert status.snapshot()["nodes"][str(BAD)]["state"] == "rejected"
+    assert nodes.rejected() == [], "it was told twice"
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"clients": [-1, 4]}, "clients"),
+        ({"clients": [3]}, "clients"),
+        ({"clients": [-1], "support": 10**7 + 1}, "support"),
+        ({"clients": [-1], "query": 0}, "query"),
+        ({"clients": [-1], "plan": "digest"}, "plan"),
+    ],
+)
+def test_a_device_with_its_own_images_plays_no_client(values: dict[str, Any], field: str):
+    _, nodes, _, _ = fleet(plain(**{"plan": ""} | values), "query", plan=OWN)
+    assert nodes.enrolled == {}
+    assert field in [e["field"] for e in nodes.rejected() if e["node"] == str(BAD)]
+    _, nodes, _, _ = fleet(plain(clients=[-1], plan=""), "query", plan=OWN)
+    assert set(nodes.enrolled) == {BAD}
+
+
+def test_an_error_of_a_node_is_one_line_of_a_notice():
+    text = "boom\nthe run is in /elsewhere\x1b[2J\r" + "A" * 5000
+
+    def boom(reply: Message, _: list[Message]) -> Message:
+        return Message(Error(2, text), reply_to=reply)
+
+    _, nodes, _, (notice,) = fleet(boom, "query")
+    assert notice.startswith(f"node {BAD} cannot take part: boom?the run is in /elsewhere?[2J?A")
+    assert notice.isprintable()
+    assert len(notice) < 350
+    assert nodes.rejected() == [], "a failure is no offence"
+    found, _, status = judged(boom)
+    (entry,) = found["evaluation_missing"]
+    assert entry["reason"].isprintable()
+    assert len(entry["reason"]) == 300
+    assert status.snapshot()["nodes"][str(BAD)]["reason"] == entry["reason"]
 
 
 def test_nobody_takes_the_place_of_a_node_that_is_there():
@@ -147,31 +206,57 @@ def test_honest_introductions_are_taken():
     assert notices == []
 
 
-def judged(spoil: Spoil) -> tuple[dict[str, Any], Gate]:
+def judged(
+    spoil: Spoil, gate: Gate | None = None, round: int = 3
+) -> tuple[dict[str, Any], Gate, Status]:
     grid, nodes, status, _ = fleet(spoil, "evaluate")
-    gate = Gate()
+    gate = gate or Gate()
     rules = RoundSettings(patience=0, deadline=0.2)
     exchange = Exchange(grid, nodes, rules, status)
     method: Any = SimpleNamespace(model=MODEL, buffers=Tensors((), {}))
     settings: Any = RunSettings.model_construct(evaluation=RunSettings().evaluation, round=rules)
-    return judge(exchange, nodes, gate, settings, method, 3), gate
+    return judge(exchange, nodes, gate, settings, method, round, status), gate, status
 
 
 @pytest.mark.parametrize(("spoil", "field"), JUDGEMENTS.values(), ids=JUDGEMENTS)
 def test_a_bad_judgement_does_not_spoil_the_mean(spoil: Spoil, field: str):
-    found, gate = judged(spoil)
-    absent, _ = judged(fail)
+    found, gate, status = judged(spoil)
+    absent, _, _ = judged(fail)
     assert found["evaluation"] == absent["evaluation"]
     assert len(found["evaluation"]["clients"]) == 4
     (entry,) = found["rejected"]
-    assert entry["node"] == str(BAD)
+    assert (entry["node"], entry["step"]) == (str(BAD), "evaluation")
     assert field in f"{entry['field']}: {entry['reason']}"
     assert found["evaluation_missing"] == []
     assert gate.rejections == {BAD: 1}
+    assert status.snapshot()["nodes"][str(BAD)]["state"] == "rejected"
+
+
+def test_a_node_that_judges_badly_is_set_aside_for_a_while():
+    gate = Gate()
+    lie = plain(correct_after=[99, 99])
+    for round in (1, 2, 3):
+        found, _, _ = judged(lie, gate, round)
+        assert [entry["node"] for entry in found["rejected"]] == [str(BAD)]
+    found, _, status = judged(lie, gate, 4)
+    assert (found["rejected"], found["evaluation_missing"]) == ([], [])
+    assert len(found["evaluation"]["clients"]) == 4
+    assert "asked again in round 14" in status.snapshot()["nodes"][str(BAD)]["reason"]
+    found, _, _ = judged(lambda reply, _: None, gate, 14)
+    assert len(found["evaluation"]["clients"]) == 6
+    for round in (15, 16, 17):  # an honest judgement ends the row of bad ones
+        assert judged(lie, gate, round)[0]["rejected"] != []
+    assert judged(lie, gate, 18)[0]["rejected"] == []
+
+
+def test_a_node_that_fails_to_judge_has_not_offended():
+    found, gate, _ = judged(fail)
+    assert len(found["evaluation_missing"]) == 1
+    assert gate.rejections == {}, "a failure is no offence"
 
 
 def test_honest_judgements_are_taken():
-    found, gate = judged(lambda reply, _: None)
+    found, gate, _ = judged(lambda reply, _: None)
     assert found["rejected"] == []
     assert len(found["evaluation"]["clients"]) == 6
     assert found["evaluation"]["examples"] == 60

@@ -287,6 +287,31 @@ def test_a_wrong_judgement_is_rejected_and_the_round_goes_on(tmp_path: Path):
     assert lines[3]["rejected"] == []
 
 
+def test_a_rejected_introduction_is_in_the_record(tmp_path: Path):
+    def lie(message: Message, reply: Message) -> Message:
+        meta = message.metadata
+        if meta.message_type == "query.enrol" and meta.dst_node_id == FIRST_NODE:
+            reply.content["fields"]["support"] = 9_000_000
+        return reply
+
+    status = Status()
+    config = default_config() | QUICK | {"round.nodes": 4, "round.wait": 20.0, "rounds": 1}
+    grid = InProcessGrid(app, node_configs(DATA), config, interfere=lie)
+    server = ServerSettings(runs=tmp_path, cache=tmp_path / "cache")
+    folder = run(grid, config, server, lambda _: None, status)
+    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+    (entry,) = lines[0]["rejected"]
+    assert (entry["node"], entry["step"], entry["field"]) == (
+        str(FIRST_NODE), "introduction", "support"
+    )  # fmt: skip
+    assert lines[1]["rejected"] == []
+    assert lines[1]["asked"] == 3
+    seen = status.snapshot()
+    assert seen["totals"]["rejected_introductions"] == 1
+    assert seen["nodes"][str(FIRST_NODE)]["rejected"] == 1
+    assert [incident["step"] for incident in seen["incidents"]] == ["introduction"]
+
+
 def test_a_dying_client_app_is_told_from_a_slow_one(tmp_path: Path):
     def dying(message: Message, context: Context) -> Message:
         if message.metadata.message_type.startswith("train") and context.node_id == FIRST_NODE:

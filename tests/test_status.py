@@ -80,7 +80,8 @@ def test_a_closed_round_is_counted_by_node_and_in_total() -> None:
         status.close({**LINE, "round": round})
     seen = status.snapshot()
     assert seen["totals"] == {
-        "bytes_down": 200, "bytes_up": 120, "asked": 6, "replies": 2, "missing": 2, "rejected": 2
+        "bytes_down": 200, "bytes_up": 120, "asked": 6, "replies": 2, "missing": 2, "rejected": 2,
+        "rejected_judgements": 0, "rejected_introductions": 0,
     }  # fmt: skip
     assert seen["seconds"] == {"train": 4.0, "update": 1.0}
     assert seen["nodes"]["6"] | {"last_seen": None} == {
@@ -113,13 +114,35 @@ def test_round_zero_has_neither_training_nor_evaluation() -> None:
 def test_a_node_that_did_not_judge_is_missing_but_was_not_asked_to_train() -> None:
     status = Status()
     silent = [{"node": "9", "reason": "no reply before the deadline"}]
-    status.close({**LINE, "missing": [], "rejected": [], "evaluation_missing": silent})
+    line = {**LINE, "replies": 3, "missing": [], "rejected": [], "evaluation_missing": silent}
+    status.close(line)
     seen = status.snapshot()
     assert seen["totals"]["missing"] == 0
     assert seen["nodes"]["9"]["missing"] == 1
     [incident] = seen["incidents"]
     assert (incident["kind"], incident["field"]) == ("missing", "evaluation")
     assert "evaluation_missing" not in seen["lines"][0]
+
+
+def test_what_became_of_requests_to_train_adds_up() -> None:
+    status = Status()
+    missing = [
+        {"node": "7", "reason": "no reply within 600 s"},
+        {"node": "5", "reason": "not asked: it is late with train of round 1"},
+    ]
+    rejected = [
+        {"node": "8", "step": "training", "field": "loss", "reason": "is nan"},
+        {"node": "9", "step": "evaluation", "field": "clients", "reason": "are [1]"},
+        {"node": "4", "step": "introduction", "field": "role", "reason": "is admin"},
+    ]
+    status.close({**LINE, "missing": missing, "rejected": rejected})
+    seen = status.snapshot()
+    counts = {"asked": 3, "replies": 1, "missing": 1, "rejected": 1}
+    counts |= {"rejected_judgements": 1, "rejected_introductions": 1}
+    assert seen["totals"].items() >= counts.items()
+    assert seen["lines"][0].items() >= counts.items()
+    kinds = [(entry["kind"], entry["node"]) for entry in seen["incidents"]]
+    assert kinds == [("missing", n) for n in "75"] + [("rejected", n) for n in "894"]
 
 
 def test_old_incidents_are_dropped_but_stay_counted() -> None:

@@ -100,6 +100,18 @@ def _counted(seen: dict[str, Any], rounds: int) -> Iterator[Metric]:
     for outcome, key in (("admitted", "replies"), ("missing", "missing"), ("rejected", "rejected")):
         replies.add_metric([outcome], totals[key])
     yield replies
+    rejections = CounterMetricFamily(
+        _PREFIX + "rejections",
+        "What the gate has rejected: replies to requests to train, judgements, introductions.",
+        labels=["step"],
+    )
+    for step, key in (
+        ("training", "rejected"),
+        ("evaluation", "rejected_judgements"),
+        ("introduction", "rejected_introductions"),
+    ):
+        rejections.add_metric([step], totals[key])
+    yield rejections
     seconds = CounterMetricFamily(
         _PREFIX + "phase_seconds", "Seconds spent in each phase of all rounds.", labels=["phase"]
     )

@@ -28,6 +28,7 @@ _DOING = {
     "evaluate": "Clients judge the model.",
     "checkpoint": "The server saves the checkpoint.",
 }
+_LOST = ("missing", "rejected", "rejected_judgements", "rejected_introductions")
 _TROUBLED = frozenset({"late", "rejected", "gone"})
 MOST_NODES = 40  # nodes that are shown at once; the others are folded away
 MOST_LOSSES = 10  # replies missing or rejected that are shown at once
@@ -140,7 +141,7 @@ def losses_of(seen: dict[str, Any]) -> list[Loss]:
         key = (
             entry["node"],
             entry["kind"],
-            entry.get("field", ""),
+            _field(entry),
             scores.general(entry["reason"]),
         )
         rounds.setdefault(key, []).append(entry["round"])
@@ -206,11 +207,12 @@ def _facts(seen: dict[str, Any], run: Run) -> list[tuple[str, str, str]]:
         here = states["online"] + states["training"]
         troubled = [f"{states[s]} {s}" for s in STATES if s in _TROUBLED and states[s]]
         facts.append(("Nodes", f"{here} of {states.total()}", ", ".join(troubled) or "all well"))
-    if totals["rejected"] or totals["missing"]:
-        kinds = [f"{totals[kind]} {kind}" for kind in ("missing", "rejected") if totals[kind]]
-        facts.append(
-            ("Replies lost", f"{totals['missing'] + totals['rejected']}", ", ".join(kinds))
-        )
+    lost = [f"{totals[kind]} {kind}" for kind in ("missing", "rejected") if totals[kind]]
+    for kind in ("judgement", "introduction"):
+        if number := totals[f"rejected_{kind}s"]:
+            lost.append(words.count(number, f"rejected {kind}"))
+    if lost:
+        facts.append(("Replies lost", f"{sum(totals[kind] for kind in _LOST)}", ", ".join(lost)))
     down, up = totals["bytes_down"], totals["bytes_up"]
     if down or up:
         facts.append(("Traffic", words.size(down + up), f"{words.size(up)} of it up"))
@@ -218,6 +220,12 @@ def _facts(seen: dict[str, Any], run: Run) -> list[tuple[str, str, str]]:
         each = words.duration(total / max(run.rounds[-1].round, 1))
         facts.append(("Time", words.duration(total), f"{each} a round"))
     return facts
+
+
+def _field(entry: dict[str, Any]) -> str:
+    """The field that was wrong; of judgements and introductions with what it is a field of."""
+    field, step = entry.get("field", ""), entry.get("step", "training")
+    return str(field if step == "training" else f"{step}.{field}")
 
 
 def _place(item: tuple[str, dict[str, Any]]) -> tuple[bool, int, int, str]:

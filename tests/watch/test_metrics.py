@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server_app.status import PHASES, STATES, Status
 from server_app.watch.metrics import make_registry
-from tests.watch.made import begun, close
+from tests.watch.made import begun, close, line
 
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
 _NAME = re.compile(r"\b(?:augflower|process)_[a-z_]+\b")
@@ -63,11 +63,30 @@ def test_a_run_in_numbers() -> None:
     assert value(found, "augflower_training_requests_total") == 4
     assert value(found, "augflower_training_replies_total", outcome="admitted") == 3
     assert value(found, "augflower_training_replies_total", outcome="rejected") == 1
+    outcomes = sum(v for _, v in found["augflower_training_replies_total"])
+    assert outcomes == value(found, "augflower_training_requests_total")
+    assert value(found, "augflower_rejections_total", step="training") == 1
+    assert value(found, "augflower_rejections_total", step="introduction") == 0
     assert value(found, "augflower_phase_seconds_total", phase="train") == 2
     assert value(found, "augflower_training_loss") == 0.5
     assert value(found, "augflower_accuracy_ratio", adaptation="after") == pytest.approx(0.7)
     assert value(found, "augflower_evaluation_loss", adaptation="before") == 2
     assert value(found, "augflower_method_figure", figure="primal_residual") == 0.5
+
+
+def test_rejected_judgements_and_introductions_are_no_replies_to_requests_to_train() -> None:
+    status = begun()
+    wrong = {"node": "13", "field": "clients", "reason": "are []"}
+    rejected = [{**wrong, "step": step} for step in ("evaluation", "introduction")]
+    late = [{"node": "12", "reason": "not asked: it is late with train of round 0"}]
+    more = {"asked": 1, "replies": 1, "missing": late, "rejected": rejected}
+    status.close(line(1) | more)
+    found = scrape(status)
+    outcomes = dict.fromkeys(("missing", "rejected"), 0.0) | {"admitted": 1.0}
+    for outcome, number in outcomes.items():
+        assert value(found, "augflower_training_replies_total", outcome=outcome) == number
+    for step, number in {"training": 0, "evaluation": 1, "introduction": 1}.items():
+        assert value(found, "augflower_rejections_total", step=step) == number
 
 
 def test_a_figure_that_one_round_lacks_stays() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from server_app.runs.record import Meta, Round, Run
 from server_app.runs.scales import NBSP
 from server_app.watch import view
-from tests.watch.made import begun, close
+from tests.watch.made import begun, close, line
 
 
 @pytest.mark.parametrize(
@@ -71,3 +74,14 @@ def test_lost_replies_come_newest_first_and_once_for_each_reason() -> None:
     assert [(entry.round, entry.times, entry.kind, entry.field) for entry in lost] == [
         (5, 3, "missing", ""), (2, 1, "rejected", "increment")
     ]  # fmt: skip
+
+
+def test_rejected_introductions_are_lost_replies_of_their_own() -> None:
+    status = begun()
+    entry = {"node": "9", "step": "introduction", "field": "support", "reason": "is 9 images"}
+    status.close(line(1) | {"rejected": [entry]})
+    seen = status.snapshot()
+    [lost] = view.losses_of(seen)
+    assert (lost.kind, lost.field) == ("rejected", "introduction.support")
+    head = view.head_of(seen, Run(Path(), Meta.model_validate(seen["meta"]), [Round(round=1)]))
+    assert ("Replies lost", "1", f"1{NBSP}rejected introduction") in head.facts
