@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from server_app.settings import ServerSettings
 
 torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
 
 SMALL = {
     "rounds": 2,
@@ -40,3 +43,27 @@ def small_run(tmp_path: Path) -> Callable[..., Path]:
         return simulate(config, server, options.pop("notice", lambda text: None), **options)
 
     return run
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project's own files, to be violated."""
+    names = subprocess.run(
+        ["git", "ls-files", "*.py", "pyproject.toml", ".gitignore"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    for name in names:
+        if (ROOT / name).exists():
+            target = tmp_path / "project" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((ROOT / name).read_bytes())
+    return tmp_path / "project"
+
+
+def drop_the_allow_list(project: Path) -> None:
+    """Take the list of what devices are sent out of a project's settings."""
+    settings = project / "pyproject.toml"
+    lines = settings.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith("fab-include")]
+    assert len(kept) == len(lines) - 1
+    settings.write_text("".join(kept))

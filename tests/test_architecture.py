@@ -16,8 +16,7 @@ import common.methods
 import server_app.methods
 from common import registry
 from deploy.run_config import default_config, to_toml
-
-ROOT = Path(__file__).parents[1]
+from tests.conftest import ROOT, drop_the_allow_list
 
 
 def test_every_contract_has_both_halves_and_a_test():
@@ -64,26 +63,9 @@ def test_the_bundle_holds_the_device_side_alone():
     assert strangers(names) == set()
 
 
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """The project's own files, to be violated."""
-    files = subprocess.run(
-        ["git", "ls-files", "*.py", "pyproject.toml", ".gitignore"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.split()  # fmt: skip
-    for name in files:
-        if (ROOT / name).exists():
-            target = tmp_path / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes((ROOT / name).read_bytes())
-    return tmp_path
-
-
-def test_the_bundle_test_catches_a_missing_allow_list(copy: Path):
-    settings = copy / "pyproject.toml"
-    lines = settings.read_text().splitlines(keepends=True)
-    settings.write_text("".join(line for line in lines if not line.startswith("fab-include")))
-    assert any(name.startswith("server_app/private/") for name in strangers(bundled(copy)))
+def test_the_bundle_test_catches_a_missing_allow_list(project: Path):
+    drop_the_allow_list(project)
+    assert any(name.startswith("server_app/private/") for name in strangers(bundled(project)))
 
 
 def lint_imports(root: Path) -> str:
@@ -103,10 +85,10 @@ def lint_imports(root: Path) -> str:
         ("server_app/methods/fedavg.py", "import flwr.app", "methods know nothing of Flower"),
     ],
 )
-def test_the_import_contracts_catch(copy: Path, path: str, line: str, broken: str):
-    with (copy / path).open("a") as file:
+def test_the_import_contracts_catch(project: Path, path: str, line: str, broken: str):
+    with (project / path).open("a") as file:
         file.write(f"\n\n{line}\n")
-    output = lint_imports(copy)
+    output = lint_imports(project)
     # Long names are wrapped in the list; the details repeat them under a line of dashes.
     flat = " ".join(output.split())
     assert "1 broken" in flat or "2 broken" in flat, output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from collections.abc import Callable, Iterable
 from io import BytesIO
@@ -25,10 +26,9 @@ from server_app.private.preprocessing import Preprocessing
 from server_app.private.pretrained import PretrainedModel
 from server_app.settings import ServerSettings
 from server_app.transport.in_process import InProcessGrid
-from tests.conftest import SMALL
+from tests.conftest import SMALL, drop_the_allow_list
 
 VALUE = 1234.5678
-ROOT = Path(__file__).parents[1]
 # A run of three: one value alone may come up by chance in a half-width format.
 MARKS = [
     np.full(3, VALUE, dtype).tobytes() for dtype in ("<f2", ">f2", "<f4", ">f4", "<f8", ">f8")
@@ -105,8 +105,39 @@ def test_a_leaking_server_is_caught(
     assert leaks(listen("augfl", private_model, small_run))
 
 
-def test_no_bundle_holds_it():
-    with zipfile.ZipFile(BytesIO(build_fab_from_disk(ROOT))) as bundle:
-        contents = [bundle.read(name) for name in bundle.namelist()]
-    assert contents
+def bundled(root: Path) -> list[bytes]:
+    """Names and contents of all that a device is sent before a run."""
+    with zipfile.ZipFile(BytesIO(build_fab_from_disk(root))) as bundle:
+        names = bundle.namelist()
+        return [name.encode() for name in names] + [bundle.read(name) for name in names]
+
+
+@pytest.fixture
+def careless(project: Path, private_model: Path) -> Path:
+    """A project in which the model's folder lies about, and its bytes in a file of the server's."""
+    for place in (project / PLACE, project / "client_app" / PLACE):
+        shutil.copytree(private_model, place)
+    plant(private_model, project / "server_app/private/stray.py")
+    return project
+
+
+def plant(private_model: Path, target: Path) -> None:
+    (weights,) = private_model.glob("*.safetensors")
+    target.write_bytes(weights.read_bytes())
+
+
+def test_no_bundle_holds_it(careless: Path):
+    contents = bundled(careless)
+    assert b"client_app/app.py" in contents
     assert not leaks(contents)
+
+
+def test_a_bundle_without_the_allow_list_is_caught(careless: Path):
+    assert MARKS[2] in (careless / "server_app/private/stray.py").read_bytes()
+    drop_the_allow_list(careless)
+    assert leaks(bundled(careless))
+
+
+def test_a_bundle_with_its_bytes_in_device_code_is_caught(careless: Path, private_model: Path):
+    plant(private_model, careless / "client_app/stray.py")
+    assert leaks(bundled(careless))
