@@ -9,10 +9,11 @@ import numpy as np
 
 from common.config import RunSettings
 from common.data.folder import load_folder_split
-from common.data.images import LabelledImages
+from common.data.image_folder import decode, list_images
+from common.data.images import Indices, Pixels
 from common.data.load import load
 from common.data.plan import plan
-from common.errors import SettingsError
+from common.errors import DataError, SettingsError
 from common.models import FlatModel
 from server_app.method import Knowledge
 from server_app.private.build import build_regularizer
@@ -63,15 +64,20 @@ def open_knowledge(
             )
         pretrained = load_pretrained(server.private_model, public.classes, preprocessing)
         _check_disjoint(pretrained, settings, server, notice)
-    images, indices = server_set(settings, server, public)
-    if not len(indices):
+    pixels, labels = server_set(options, settings, server, public)
+    if not len(pixels):
         raise SettingsError("R_h needs images of the server: raise data.server-images above 0")
-    notice(f"R_h on {len(indices)} images of the server")
+    notice(f"R_h on {len(pixels)} images of the server")
+    if labels is None and options.cross_entropy:
+        notice(
+            "without labels of the server's images, R_h has no cross-entropy; knowledge.kl and "
+            "knowledge.tasks learn from the private model's answers instead"
+        )
     center = model.vector.clone() if options.squared_distance else None
     data = settings.data
     tasks = TaskShape(data.classes_per_client, data.support_fraction, rate)
     return build_regularizer(
-        options, model, images.pixels(indices), images.labels[indices], pretrained, settings.seed,
+        options, model, pixels, labels, pretrained, settings.seed,
         classes=public.classes, preprocessing=preprocessing, cache=server.cache, center=center,
         tasks=tasks,
     )  # fmt: skip
@@ -96,17 +102,43 @@ def _check_disjoint(
 
 
 def server_set(
-    settings: RunSettings, server: ServerSettings, public: PublicData
-) -> tuple[LabelledImages, np.ndarray]:
-    """D_s as a pool and the indices into it: the server's own folder, or its part of the plan."""
+    options: KnowledgeSettings, settings: RunSettings, server: ServerSettings, public: PublicData
+) -> tuple[Pixels, Indices | None]:
+    """D_s, from the server's own folder or its part of the plan.
+
+    Returns uint8 pixels (n, c, h, w), and labels (n,) in the order of the run's classes, or None
+    without ``knowledge.labelled``. Then it does not matter what the folder's subfolders are named,
+    or whether there are any.
+    """
     data = settings.data
+    if server.server_data and not options.labelled:
+        return _unlabelled(Path(server.server_data), data.image_size, data.channels), None
     if server.server_data:
-        images, split = load_folder_split(Path(server.server_data), public.classes, data)
-        return images, np.concatenate([split.support, split.query])
+        folder = Path(server.server_data)
+        if folder.is_dir() and list_images(folder):
+            raise SettingsError(
+                f"{folder} holds images in no class: sort them into one subfolder for each class, "
+                "or set knowledge.labelled=false, which takes all images as they are"
+            )
+        images, split = load_folder_split(folder, public.classes, data)
+        indices = np.concatenate([split.support, split.query])
+        return images.pixels(indices), images.labels[indices]
     if data.name == "folder":
         raise SettingsError(
             "the server has no images for R_h: set AUGFLOWER_SERVER_DATA to a folder with one "
             "subfolder for each class, or lambda to 0"
         )
     images = load(data.name, image_size=data.image_size, channels=data.channels)
-    return images, plan(images.labels, data).server
+    indices = plan(images.labels, data).server
+    return images.pixels(indices), images.labels[indices] if options.labelled else None
+
+
+def _unlabelled(folder: Path, size: int, channels: int) -> Pixels:
+    """All images in ``folder`` and in the folders within, in the order of their paths."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} (AUGFLOWER_SERVER_DATA) is not a folder")
+    folders = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
+    paths = [path for place in folders for path in list_images(place)]
+    if not paths:
+        raise DataError(f"{folder} (AUGFLOWER_SERVER_DATA) holds no images")
+    return np.stack([decode(path, size, channels) for path in paths])

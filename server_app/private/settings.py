@@ -14,9 +14,9 @@ Augment = Literal["none", "crop", "crop-flip"]
 class KnowledgeSettings(Settings):
     """R_h = sum of weight x term; a weight of 0 leaves a term out.
 
-    The weights are the published ones: cross-entropy 1, KL 0, CRD 0.8. Where D_s has no labels, a
-    KL weight of 1 takes the place of the cross-entropy. Higher temperatures leave a student whose
-    logits are too soft to adapt in one step.
+    The weights are the published ones: cross-entropy 1, KL 0, CRD 0.8. Where D_s has no labels, the
+    cross-entropy is left out; a KL weight of 1 serves instead. Higher temperatures leave a student
+    whose logits are too soft to adapt in one step.
     """
 
     cross_entropy: float = Field(
@@ -42,7 +42,7 @@ class KnowledgeSettings(Settings):
     )
     batch_size: int = Field(64, ge=2, le=1_000_000, description="Images of D_s a gradient.")
     labelled: bool = Field(
-        True, description="Use the labels of D_s where there are any; false does without."
+        True, description="Whether D_s has labels; without, its folder needs no classes."
     )
     augment: Augment = Field(
         "none",

@@ -61,7 +61,7 @@ def test_the_card_tells_exactly_the_images_of_the_plan(private: Path):
 def test_a_run_with_the_same_settings_goes_on(private: Path, small_run: SmallRun):
     assert not [text for text in attempt(private, small_run) if UNKNOWN in text]
     # Neither the partition nor the run's own seed decides what the server keeps for itself.
-    attempt(private, small_run, seed=9, data__partition="iid", data__targets=2, rounds=0)
+    attempt(private, small_run, seed=9, data__partition="cyclic-pairs", data__targets=2, rounds=0)
 
 
 def test_another_seed_is_refused_with_the_number_of_images(private: Path, small_run: SmallRun):
