@@ -26,7 +26,9 @@ def doctor(
     state: Annotated[Path | None, typer.Option(help="Folder of the durable memory.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of labelled images.")] = None,
     teachers: Annotated[Path | None, typer.Option(help="File of the device's teachers.")] = None,
-    parameters: Annotated[int, typer.Option(help="Parameters of the client model.")] = 0,
+    model: Annotated[
+        str | None, typer.Option(help="Model of the run, or its number of parameters.")
+    ] = None,
     insecure: Annotated[bool, typer.Option(help="Plaintext; for loopback only.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Findings as JSON.")] = False,
 ) -> None:
@@ -38,7 +40,7 @@ def doctor(
         "state": state,
         "data": data,
         "teachers": teachers,
-        "parameters": parameters or None,
+        "model": model,
         "insecure": insecure or None,
     }
     patient = _patient(kit, {name: value for name, value in given.items() if value is not None})

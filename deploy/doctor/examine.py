@@ -13,6 +13,7 @@ from deploy.doctor.finding import Finding, error, ok, skipped
 from deploy.doctor.identity import check_identity, check_key
 from deploy.doctor.patient import Device, Server
 from deploy.doctor.processor import check_atomics, check_torch
+from deploy.doctor.sizes import weigh_models, weigh_private_model
 from deploy.doctor.teacher import check_teachers
 from deploy.provision.places import join_address
 
@@ -26,9 +27,13 @@ def examine(patient: Device | Server) -> Iterator[Finding]:
 
 def examine_device(device: Device) -> Iterator[Finding]:
     """All checks of a device."""
-    needed = resources.memory_needed(device.parameters)
-    yield from _machine(device.flower, needed)
-    yield from _guarded("disk", lambda: resources.check_disk(device.state))
+    own = device.settings.get("own-model")
+    own = own if isinstance(own, str) else ""
+    model, parameters = _weighed("model", lambda: weigh_models(device.model, own))
+    yield from _machine(device.flower, resources.memory_needed(parameters))
+    yield model
+    disk = resources.disk_needed(parameters)
+    yield from _guarded("disk", lambda: resources.check_disk(device.state, disk))
     yield from _guarded("state folder", lambda: folders.check_state_folder(device.state))
     yield from _guarded("node settings", lambda: _check_settings(device))
     if device.data is None:
@@ -44,8 +49,11 @@ def examine_device(device: Device) -> Iterator[Finding]:
 
 def examine_server(patient: Server) -> Iterator[Finding]:
     """All checks of a server, on the server's own machine."""
-    yield from _machine(patient.flower, resources.memory_needed())
-    yield from _guarded("disk", lambda: resources.check_disk(patient.state, 2000 * resources.MIB))
+    model, private = _weighed("private model", weigh_private_model)
+    yield from _machine(patient.flower, resources.memory_needed(private=private))
+    yield model
+    disk = resources.SERVER_DISK
+    yield from _guarded("disk", lambda: resources.check_disk(patient.state, disk))
     yield from _guarded("state folder", lambda: folders.check_state_folder(patient.state))
     yield from _guarded("database", lambda: folders.check_database_folder(patient.state))
     yield from _guarded("certificate", lambda: server.check_certificate(patient.kit, patient.names))
@@ -115,11 +123,22 @@ def _guarded(name: str, check: Check) -> Iterator[Finding]:
     try:
         found = check()
     except Exception as problem:
-        # The doctor must get to its end: what a check did not foresee is a finding, too.
-        yield error(
-            name,
-            f"the check itself failed: {type(problem).__name__}: {problem}",
-            "report this with the text above",
-        )
+        yield _broken(name, problem)
         return
     yield from found if isinstance(found, list) else [found]
+
+
+def _weighed(name: str, weigh: Callable[[], tuple[Finding, int]]) -> tuple[Finding, int]:
+    try:
+        return weigh()
+    except Exception as problem:
+        return _broken(name, problem), 0
+
+
+def _broken(name: str, problem: Exception) -> Finding:
+    """The doctor must get to its end: what a check did not foresee is a finding, too."""
+    return error(
+        name,
+        f"the check itself failed: {type(problem).__name__}: {problem}",
+        "report this with the text above",
+    )

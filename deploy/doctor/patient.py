@@ -25,7 +25,7 @@ class Device:
     data: Path | None = None  # its own labelled images
     settings: dict[str, Any] = field(default_factory=dict)  # what its ClientApp gets
     teachers: Path | None = None  # file of its foundation models
-    parameters: int = 0  # of the client model
+    model: str = ""  # of the run: its name, or its number of parameters
     flower: str = FLOWER
 
 

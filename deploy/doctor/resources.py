@@ -13,17 +13,30 @@ MIB = 2**20
 NODE, MESSAGE = 135 * MIB, 390 * MIB
 # Flower's process of a message peaks at 5.5 times the payload, float32.
 PAYLOADS = 5.5
+# Free disk without any model: apps and logs of a device, runs and the database of the server.
+DEVICE_DISK, SERVER_DISK = 500 * MIB, 2000 * MIB
+# A node remembers up to two vectors of a model's size (AugFL's duals), old and new while the file
+# is replaced.
+VECTORS = 4
 
 
-def memory_needed(parameters: int = 0, teacher: int = 0) -> int:
-    """Bytes that a node needs while it trains.
+def memory_needed(parameters: int = 0, private: int = 0) -> int:
+    """Bytes that a node needs while it trains, or a server while it loads its private model.
+
+    A teacher is weighed apart, by ``check_teachers``: a node goes on without one that is too large.
 
     Parameters
     ----------
-    parameters: number of the client model's parameters.
-    teacher: number of the local teacher's parameters, 0 without one.
+    parameters: of the client models.
+    private: bytes of the private model's weights, which are there twice while they are loaded: as
+        read and in the model.
     """
-    return int(NODE + MESSAGE + 4 * (PAYLOADS * parameters + teacher))
+    return int(NODE + MESSAGE + 4 * PAYLOADS * parameters + 2 * private)
+
+
+def disk_needed(parameters: int = 0) -> int:
+    """Bytes that a node needs on disk for client models of so many parameters."""
+    return DEVICE_DISK + 4 * VECTORS * parameters
 
 
 def check_memory(needed: int, root: Path = Path("/")) -> Finding:
@@ -41,7 +54,7 @@ def check_memory(needed: int, root: Path = Path("/")) -> Finding:
     return error("memory", text, f"{cure}; swap keeps a small board from failing")
 
 
-def check_disk(folder: Path, needed: int = 500 * MIB) -> Finding:
+def check_disk(folder: Path, needed: int = DEVICE_DISK) -> Finding:
     """Free disk space under ``folder``, or its nearest existing parent, against ``needed``."""
     place = nearest(folder)
     free = shutil.disk_usage(place).free

@@ -159,8 +159,8 @@ def require_apart(nodes: Mapping[str, FleetNode]) -> None:
     ranges = []
     for name, node in nodes.items():
         if node.clients:
-            first, _, last = node.clients.partition("-")
-            ranges.append((int(first), int(last or first), name))
+            low, _, high = node.clients.partition("-")
+            ranges.append((int(low), int(high or low), name))
     ranges.sort()
     end, owner = -1, ""  # the last client so far, and who plays it
     for first, last, name in ranges:

@@ -1,4 +1,5 @@
 import json
+import re
 import socket
 from pathlib import Path
 
@@ -111,6 +112,37 @@ def test_without_a_kit(tmp_path: Path):
     assert code == 1
     assert "CA certificate" not in found
     assert found["server"] == "error"
+
+
+def test_memory_and_disk_grow_with_the_model(kits: Path, tmp_path: Path):
+    def needed(*more: str) -> dict[str, int]:
+        _, output = call("--kit", kits / "nodes/pi-1", "--state", tmp_path, *more, "--json")
+        causes = {found["check"]: found["cause"] for found in json.loads(output)["findings"]}
+        numbers = {
+            name: re.search(r"(\d+) MiB needed", causes[name]) for name in ("memory", "disk")
+        }
+        return {name: int(found[1]) for name, found in numbers.items() if found}
+
+    million = 4 * 10**6 / 2**20  # MiB
+    without = needed()
+    assert needed("--model", str(10**7)) == {
+        "memory": round(without["memory"] + 10 * 5.5 * million),
+        "disk": round(without["disk"] + 10 * 4 * million),
+    }
+    path = kits / "nodes/pi-1/node.toml"
+    path.write_text(path.read_text() + "own-model = 'resnet18'\n")
+    assert needed()["memory"] > without["memory"] + 11 * 5.5 * million
+
+
+def test_a_server_is_weighed_with_its_private_model(
+    kits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "w.pt").write_bytes(bytes(3 * 2**20))
+    monkeypatch.setenv("AUGFLOWER_PRIVATE_MODEL", f"resnet18@{tmp_path}/w.pt")
+    _, output = call("--kit", kits / "server", "--state", tmp_path, "--json")
+    found = {finding["check"]: finding["cause"] for finding in json.loads(output)["findings"]}
+    assert "3.0 MiB of weights" in found["private model"]
+    assert f"{525 + 6} MiB needed" in found["memory"]
 
 
 def test_wrong_calls_are_named(kits: Path, tmp_path: Path):

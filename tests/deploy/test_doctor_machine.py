@@ -11,11 +11,13 @@ import pytest
 from rich.console import Console
 
 from common.data import image_folder
+from common.models import build
 from deploy.doctor import folders, processor
 from deploy.doctor.board import check_temperature, check_throttling
 from deploy.doctor.finding import Finding, error, exit_code, ok, skipped, to_json, warning
 from deploy.doctor.folders import check_data_folder, check_database_folder, check_state_folder
-from deploy.doctor.resources import MIB, check_disk, check_memory, memory_needed
+from deploy.doctor.resources import MIB, check_disk, check_memory, disk_needed, memory_needed
+from deploy.doctor.sizes import weigh_models, weigh_private_model
 from deploy.doctor.table import findings_table, summary
 from deploy.doctor.teacher import check_teachers
 from deploy.doctor.versions import check_flower, check_python
@@ -119,6 +121,33 @@ def test_unknown_memory_is_skipped(tmp_path: Path):
 def test_memory_needed_grows_with_the_model():
     assert memory_needed() == 525 * MIB
     assert memory_needed(10_000_000) - memory_needed() == 4 * 5.5 * 10_000_000
+    assert memory_needed(private=MIB) - memory_needed() == 2 * MIB
+    assert disk_needed(10_000_000) - disk_needed() == 4 * 4 * 10_000_000
+
+
+def test_models_are_weighed_by_name_and_by_number():
+    finding, count = weigh_models("resnet18", own="1000")
+    built = build("resnet18", classes=10, channels=3, image_size=64)
+    assert count == sum(p.numel() for p in built.parameters()) + 1000
+    assert finding.cause == f"resnet18: {count - 1000:,} parameters, 1000: 1,000 parameters"
+    assert weigh_models("") == (skipped("model", weigh_models("")[0].cause), 0)
+    wrong, count = weigh_models("resnet19")
+    assert (wrong.status, count) == ("error", 0)
+    assert "near: resnet18" in wrong.cause
+
+
+def test_a_private_model_is_weighed_where_it_is(tmp_path: Path):
+    variable = "AUGFLOWER_PRIVATE_MODEL"
+    assert weigh_private_model({})[0].status == "skipped"
+    assert weigh_private_model({variable: "timm:resnet18.a1_in1k"})[0].status == "skipped"
+    assert weigh_private_model({variable: str(tmp_path / "gone")})[0].status == "error"
+    (tmp_path / "weights-1.safetensors").write_bytes(bytes(1000))
+    without_card = weigh_private_model({variable: str(tmp_path)})
+    assert (without_card[0].status, without_card[1]) == ("error", 0)
+    (tmp_path / "card.json").write_text("{}")
+    for place in (str(tmp_path), f"resnet18@{tmp_path}/weights-1.safetensors"):
+        finding, size = weigh_private_model({variable: place})
+        assert (finding.status, size) == ("ok", 1000)
 
 
 def test_disk(tmp_path: Path):
