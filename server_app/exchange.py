@@ -30,7 +30,7 @@ class Answer(NamedTuple):
     Attributes
     ----------
     node: the node that was asked last; it may have been another than at first.
-    message_id: of the message that it was asked with.
+    message_id: of the message that it was asked with; empty if it had gone before.
     reply: without an error, but it may be unreadable; None if there is none.
     reason: why there is none.
     """
@@ -136,6 +136,8 @@ class Exchange:
     def _post(
         self, round: int, kind: str, seats: Sequence[int], letter: Callable[[int], Any]
     ) -> None:
+        for seat in seats:
+            self._sent.pop(seat, None)
         shared: dict[int, ArrayRecord] = {}
         nodes = {seat: node for seat in seats if (node := self._nodes.at(seat)) is not None}
         contents: list[RecordDict] = [pack(letter(seat), shared) for seat in nodes]
@@ -152,7 +154,9 @@ class Exchange:
             self._status.node(node, "training")
 
     def _answer(self, round: int, kind: str, seat: int, deadline: float) -> Answer:
-        sent = self._sent[seat]
+        sent = self._sent.get(seat)
+        if sent is None:
+            return Answer(seat, self._nodes.last(seat), "", None, "it has gone")
 
         def restarted() -> bool:
             self._nodes.discover()

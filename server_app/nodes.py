@@ -98,6 +98,10 @@ class Nodes:
         """The node in a seat; None if it was not online at the last look."""
         return self._seats.get(seat)
 
+    def last(self, seat: int) -> int:
+        """The node that was in a seat last, be it online or not."""
+        return next((node for node in self.enrolled if self.seat(node) == seat), seat)
+
     def wait_for(self, count: int, seconds: float) -> None:
         """Wait until ``count`` nodes have introduced themselves.
 

@@ -130,8 +130,10 @@ class Rounds:
         self._close(round, line, watch)
 
     def _tell(self, round: int, phase: str) -> None:
-        # Replies are taken in while others are still awaited.
-        self._status.phase(round, "train" if phase == "absorb" else phase)
+        if phase == "absorb":  # replies are taken in while others are still awaited
+            phase = "train"
+        if phase != "waiting":  # a look at who is there; if nobody is, ``Training`` says so
+            self._status.phase(round, phase)
 
     def _diverged(self, round: int) -> None:
         if not math.isfinite(float(abs(self._method.model.vector).sum())):

@@ -149,6 +149,7 @@ class Training:
                 )
             if not told:
                 self._notice(f"round {round}: waiting for a source node")
+                self._status.phase(round, "waiting")
                 told = True
             time.sleep(0.5)
 

@@ -261,3 +261,22 @@ def test_honest_judgements_are_taken():
     assert len(found["evaluation"]["clients"]) == 6
     assert found["evaluation"]["examples"] == 60
     assert gate.rejections == {}
+
+
+@pytest.mark.parametrize("patience", [0.0, 5.0])
+def test_a_node_that_goes_before_it_is_asked_is_missing(patience: float):
+    grid, nodes, status, _ = fleet(lambda reply, _: None, "query")
+    rules = RoundSettings(patience=patience, deadline=5.0)
+    exchange = Exchange(grid, nodes, rules, status)
+    letter = evaluation.Down(MODEL, Tensors((), {}), 0.1, 1, "support")
+    gone = grid.contexts.pop(BAD)
+    nodes.discover()
+    answers = exchange.ask(1, "evaluate", [3, 5], lambda _: letter)
+    if patience:
+        grid.contexts[BAD] = gone  # it is back in time
+    first, second = answers
+    assert (first.seat, first.node) == (3, BAD)
+    assert (first.reason, first.reply is None) == (
+        ("", False) if patience else ("it has gone", True)
+    )
+    assert (second.node, second.reason) == (BAD + 1, "")

@@ -287,6 +287,27 @@ def test_a_wrong_judgement_is_rejected_and_the_round_goes_on(tmp_path: Path):
     assert lines[3]["rejected"] == []
 
 
+def test_a_run_waits_only_while_no_source_is_there(tmp_path: Path):
+    seen: list[tuple[int, str]] = []
+
+    class Phases(Status):
+        def phase(self, round: int, name: str) -> None:
+            seen.append((round, name))
+            super().phase(round, name)
+
+    grid = InProcessGrid(app, node_configs(DATA), default_config() | QUICK)
+    contexts = dict(grid.contexts)
+
+    def leave(text: str) -> None:
+        if text.startswith("round 2/"):
+            grid.contexts.clear()
+        if "waiting for a source" in text:
+            grid.contexts |= contexts
+
+    play(tmp_path, grid=grid, notice=leave, status=Phases())
+    assert [round for round, name in seen if name == "waiting"] == [0, 3]
+
+
 def test_a_rejected_introduction_is_in_the_record(tmp_path: Path):
     def lie(message: Message, reply: Message) -> Message:
         meta = message.metadata
