@@ -23,6 +23,7 @@ from rich.progress import Progress
 
 from benchmarks.machine import footer
 from common.config import DataSettings
+from common.errors import FleetError
 from deploy.bundle import ROOT
 from deploy.control import Scalar
 from deploy.fleet import Fleet, NodeSpec
@@ -31,6 +32,9 @@ from deploy.simulate import node_configs
 COMMAND = "python -m benchmarks.soak"
 DATA = DataSettings(sources=3, targets=2, samples_min=5, samples_max=8)
 console = Console(stderr=True, highlight=False)
+
+LOOK = 3.0
+"""Seconds between two looks at the run's state, which the SuperLink has to answer."""
 
 Samples = dict[str, list[tuple[int, float]]]
 """Process -> (round, MiB)."""
@@ -63,7 +67,12 @@ def soak(rounds: int, home: Path, limit: float) -> tuple[Samples, float]:
         task = progress.add_task("rounds", total=rounds)
         run_id = fleet.submit(ROOT, config)
         begun, done, first = time.monotonic(), 0, 0.0
-        while not fleet.status(run_id).finished and time.monotonic() - begun < limit:
+        looked = begun
+        while time.monotonic() - begun < limit:
+            if time.monotonic() - looked > LOOK:
+                looked = time.monotonic()
+                if _finished(fleet, run_id):
+                    break
             lines = record.read_bytes().count(b"\n") - 1 if record.exists() else 0
             if lines > done:
                 first = first or time.monotonic()
@@ -76,6 +85,13 @@ def soak(rounds: int, home: Path, limit: float) -> tuple[Samples, float]:
         if done < rounds:
             fleet.stop_run(run_id)
     return samples, seconds
+
+
+def _finished(fleet: Fleet, run_id: int) -> bool:
+    try:
+        return fleet.status(run_id).finished
+    except FleetError:
+        return False  # it is busy; the next look tells
 
 
 def _memory(fleet: Fleet, devices: list[str]) -> dict[str, float]:
