@@ -4,6 +4,7 @@
     ├── SettingsError   a setting is unknown, of the wrong type or out of bounds
     ├── DataError       a data set, folder, image or label is not what it must be
     ├── ModelError      a model, checkpoint or architecture cannot be used
+    ├── FileError       a file cannot be written; an OSError as well
     ├── WireError       a message does not fit its contract
     ├── FleetError      a node, a process or a connection failed
     └── RunError        a run cannot go on, or cannot be resumed
@@ -26,6 +27,15 @@ class DataError(AugFlowerError):
 
 class ModelError(AugFlowerError):
     """A model, checkpoint or architecture cannot be used."""
+
+
+class FileError(AugFlowerError, OSError):
+    """A file cannot be written; made, like an OSError, of its number, its reason and the path."""
+
+    def __str__(self) -> str:
+        return (
+            f"cannot write {self.filename}: {self.strerror}; name another place, or mend this one"
+        )
 
 
 class WireError(AugFlowerError):

@@ -6,9 +6,26 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from common.errors import FileError
+
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write ``content`` to ``path`` so that a reader, or a crash, never sees half of it."""
+    """Write ``content`` to ``path`` so that a reader, or a crash, never sees half of it.
+
+    Raises
+    ------
+    FileError: it cannot be written there; what was there stays.
+    """
+    try:
+        _write(path, content)
+    except OSError as error:
+        reason = error.strerror
+        if isinstance(error, FileExistsError | NotADirectoryError):  # met on the way to the folder
+            reason = "a part of the path is a file, not a folder"
+        raise FileError(error.errno, reason, str(path)) from error
+
+
+def _write(path: Path, content: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -1,0 +1,47 @@
+"""Files are whole or as they were, and what cannot be written is said by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.errors import AugFlowerError, FileError
+from common.files import write_atomic
+
+
+def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path):
+    path = tmp_path / "new" / "file"
+    for content in ("one", b"two"):
+        write_atomic(path, content)
+    assert path.read_text() == "two"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_is_not_a_file(tmp_path: Path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileError, match=r"cannot write .*/folder: Is a directory"):
+        write_atomic(tmp_path / "folder", "x")
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
+@pytest.mark.parametrize("below", ["x", "x/y"])
+def test_a_file_is_not_a_folder(tmp_path: Path, below: str):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(FileError, match=f"/file/{below}: a part of the path is a file"):
+        write_atomic(tmp_path / "file" / below, "x")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_place_where_nothing_can_be_made():
+    with pytest.raises(FileError, match="cannot write /proc/page.html: "):
+        write_atomic(Path("/proc/page.html"), "x")
+
+
+def test_it_is_an_error_of_both_kinds(tmp_path: Path):
+    """The command line shows it plainly, and what survives a full disk survives it."""
+    with pytest.raises(AugFlowerError) as caught:
+        write_atomic(tmp_path, "x")
+    assert isinstance(caught.value, OSError)
+    assert caught.value.errno is not None
+    assert caught.value.strerror == "Is a directory"
