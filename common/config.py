@@ -123,7 +123,7 @@ class RunSettings(Settings):
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Of initialisation, sampling and batches.")
     run_name: str = Field(
-        "", pattern=r"^[\w.-]*$", description="Folder of the run; empty takes the time."
+        "", pattern=r"^(\w[\w.-]*)?$", description="Folder of the run; empty takes the time."
     )
     resume: bool = Field(False, description="Go on with the run of that name.")
     keep_checkpoints: int = Field(3, ge=0, description="Checkpoints kept; 0 keeps all.")
