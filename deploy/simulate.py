@@ -8,6 +8,7 @@ from typing import Any
 
 from client_app.app import app as client_app
 from common.config import DataSettings
+from common.errors import SettingsError
 from deploy.run_config import default_config
 from server_app.app import read_settings, run
 from server_app.settings import ServerSettings
@@ -35,12 +36,21 @@ def simulate(
         without it, their memory ends with this process.
     interfere: lets tests lose or change replies.
     status: is told what the run is doing.
+
+    Raises
+    ------
+    SettingsError: a setting is wrong, or asks for devices' own images, which only a fleet has.
     """
     config = default_config() | dict(overrides)
     settings = read_settings(config)[0]
     nodes = node_configs(settings.data)
     config["round.nodes"] = len(nodes)
     if grid is None:
+        if settings.data.name == "folder":
+            raise SettingsError(
+                "data.name=folder: each device brings its own images, so this needs a fleet "
+                "(augflower provision, node, run); a simulation deals out a data set by name"
+            )
         if memory is not None:
             nodes = [node | {"state-folder": str(memory)} for node in nodes]
         grid = InProcessGrid(client_app, nodes, config, interfere=interfere)
