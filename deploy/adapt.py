@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from client_app.adapt import adapt, judge
 from common.config import DataSettings, parse
 from common.data.client import client_data
 from common.data.folder import load_folder_split
+from common.errors import ModelError
 from common.modelfile import load_model, save_model
 
 
@@ -52,7 +54,7 @@ def adapt_model(
 
     Raises
     ------
-    ModelError: the model cannot be used.
+    ModelError: the model cannot be used, or diverges on these images; nothing is saved.
     DataError: the folder or an image cannot.
     """
     model, buffers, card = load_model(model_path)
@@ -66,11 +68,14 @@ def adapt_model(
     theta = torch.tensor(model.parameters.vector)
     before, _ = judge(model, theta, data, card.statistics)
     model.load_buffers(buffers)
-    vector = adapt(
-        model, theta, (data.support_images, data.support_labels),
-        card.alpha if alpha is None else alpha, card.steps if steps is None else steps,
-    )  # fmt: skip
-    after, _ = judge(model, vector, data, card.statistics)
+    alpha, steps = card.alpha if alpha is None else alpha, card.steps if steps is None else steps
+    vector = adapt(model, theta, (data.support_images, data.support_labels), alpha, steps)
+    after, loss = judge(model, vector, data, card.statistics)
+    if not (torch.isfinite(vector).all() and math.isfinite(loss)):
+        raise ModelError(
+            f"{model_path} diverges on {folder} with alpha={alpha:g}, steps={steps}: its answers "
+            f"are no longer finite; take a smaller alpha (its card says {card.alpha:g})"
+        )
     save_model(out, model.parameters.with_vector(vector.numpy()), model.buffers, card)
     return Adapted(
         len(data.support_labels), len(data.query_labels),
