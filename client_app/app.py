@@ -26,7 +26,7 @@ Handler = Callable[[Any, Device], object]
 def _answer(message: Message, context: Context, contract: Any, handler: Handler) -> Message:
     settings = read_run_config(context.run_config, other_sections(context.run_config))
     down = unpack(contract.Down, message.content)
-    device = open_device(context, settings)
+    device = open_device(context, settings, getattr(down, "token", ""))
     rules = settings.evaluation
     trains = message.metadata.message_type.startswith("train")
     judgement: evaluation.Up | None = None
@@ -87,7 +87,6 @@ def _evaluate(message: Message, context: Context) -> Message:
 @app.query("enrol")
 def _query(message: Message, context: Context) -> Message:
     def introduce(down: enrolment.Down, device: Device) -> enrolment.Up:
-        device.memory.belong(down.token)
         _prepare(str(context.run_config.get("method", "")), device)
         return _enrol(down, device)
 

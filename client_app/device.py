@@ -17,7 +17,7 @@ from client_app.pictures import Pictures, pictures_of_folder, pictures_of_set
 from client_app.settings import NodeSettings, played_clients, read_node_config
 from common.config import DataSettings, RunSettings
 from common.data.client import ClientData, client_data
-from common.data.folder import load_folder_split
+from common.data.folder import image_hashes, load_folder_split
 from common.data.load import load
 from common.data.plan import plan
 from common.errors import DataError
@@ -95,8 +95,12 @@ class Device:
         return self.model.gradient(lambda: F.cross_entropy(self.model.module(images), labels))
 
 
-def open_device(context: Context, settings: RunSettings) -> Device:
+def open_device(context: Context, settings: RunSettings, token: str = "") -> Device:
     """The device of this node; kept for the next message where the process lives on.
+
+    Parameters
+    ----------
+    token: of the run, where it is told; the device forgets what another run of its name has left.
 
     Raises
     ------
@@ -109,6 +113,8 @@ def open_device(context: Context, settings: RunSettings) -> Device:
     key = (context.run_id, context.node_id, settings, node)
     device = _DEVICES.get(key)
     memory = Memory(context, _state_folder(context, settings, node))
+    if token:
+        memory.belong(token)
     if device is None:
         device = _build(settings, node, memory)
         _DEVICES[key] = device
@@ -118,6 +124,7 @@ def open_device(context: Context, settings: RunSettings) -> Device:
     return device
 
 
+_IMAGES = "images"  # the list of those that were there when the run began is kept under it
 _KEPT = 1024
 _DEVICES: OrderedDict[tuple[int, int, RunSettings, NodeSettings], Device] = OrderedDict()
 
@@ -132,9 +139,13 @@ def _build(settings: RunSettings, node: NodeSettings, memory: Memory) -> Device:
                 "'data-folder=\"/path\"', a folder with one subfolder for each class"
             )
         classes, digest, role = data.classes, "", node.role
-        own, split = load_folder_split(node.folder, classes, data)
+        kept = memory.read(_IMAGES)
+        only = kept[1]["hashes"] if kept else image_hashes(node.folder)
+        own, split = load_folder_split(node.folder, classes, data, only)
+        if kept is None:  # the server weighs a device by the images that it introduces itself with
+            memory.write(_IMAGES, {}, {"hashes": only})
         clients = [client_data(own, split)]
-        pictures = pictures_of_folder(node.folder, classes, data)
+        pictures = pictures_of_folder(node.folder, classes, data, only)
     else:
         images = load(data.name, node.folder, image_size=data.image_size, channels=data.channels)
         shared = plan(images.labels, data)

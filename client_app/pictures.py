@@ -6,7 +6,7 @@ that of ``Device.images``: support, then query.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,12 +29,22 @@ def pictures_of_set(images: LabelledImages, split: ClientSplit) -> Pictures:
     return lambda size: full.pixels(np.concatenate([split.support, split.query]))
 
 
-def pictures_of_folder(folder: Path, classes: tuple[str, ...], data: DataSettings) -> Pictures:
-    """From a device's own folder: read again at the size that is asked for."""
+def pictures_of_folder(
+    folder: Path,
+    classes: tuple[str, ...],
+    data: DataSettings,
+    only: Collection[str] | None = None,
+) -> Pictures:
+    """From a device's own folder: read again at the size that is asked for.
+
+    Parameters
+    ----------
+    only: hashes of the images that count; all without it.
+    """
 
     def read(size: int) -> Pixels:
         larger = data.model_copy(update={"image_size": size, "channels": 3})
-        images, split = load_folder_split(folder, classes, larger)
+        images, split = load_folder_split(folder, classes, larger, only)
         return images.pixels(np.concatenate([split.support, split.query]))
 
     return read

@@ -32,6 +32,12 @@ RANGES = {
 }
 """Numbers by which nothing is multiplied, but which a person reads, or rho rises with."""
 
+MORE = (
+    "; if these are its own images, it has lost the list of those that it began the run with: give "
+    "it a state-folder before the next run"
+)
+"""Added to a rejection: what to do where a device comes with more images than it had."""
+
 Sizes = dict[str, float]
 Seen = TypeVar("Seen")
 
@@ -135,7 +141,8 @@ def check_fields(up: Any, expected: Mapping[str, Any]) -> None:
                 raise Rejected(name, _difference(value.specs, expected[name]))
         elif name == "examples":
             if not 0 < value <= expected[name]:
-                raise Rejected(name, f"{value}, enrolled with {expected[name]}")
+                advice = MORE if value > expected[name] else ""
+                raise Rejected(name, f"{value}, enrolled with {expected[name]}{advice}")
         elif name in RANGES:
             low, high = RANGES[name]
             if not low <= value <= high:

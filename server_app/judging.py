@@ -13,7 +13,7 @@ from common import enrolment, evaluation
 from common.config import RunSettings
 from common.wire import size
 from server_app.able import able
-from server_app.admission import Gate, Sizes
+from server_app.admission import MORE, Gate, Sizes
 from server_app.exchange import Answer, Exchange
 from server_app.method import Method
 from server_app.nodes import Nodes
@@ -81,8 +81,12 @@ def entries(node: int, up: evaluation.Up, enrolled: enrolment.Up) -> list[dict[s
     for name in ("examples", "correct_before", "correct_after", "loss_before", "loss_after"):
         if len(column := getattr(up, name)) != len(up.clients):
             raise Rejected(name, f"{len(column)} entries for {len(up.clients)} clients")
-    if min(up.examples) < 1 or sum(up.examples) != enrolled.query:
-        raise Rejected("examples", f"{sum(up.examples)}, enrolled with {enrolled.query}")
+    images = sum(up.examples)
+    own = up.clients == [-1]  # a device's own images may become fewer during a run
+    possible = images <= enrolled.query if own else images == enrolled.query
+    if min(up.examples) < 1 or not possible:
+        advice = MORE if own and images > enrolled.query else ""
+        raise Rejected("examples", f"{images}, enrolled with {enrolled.query}{advice}")
     for name in ("correct_before", "correct_after"):
         for right, n in zip(getattr(up, name), up.examples, strict=True):
             if not 0 <= right <= n:

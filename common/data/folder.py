@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,21 @@ from common.errors import DataError
 log = logging.getLogger(__name__)
 
 
+def image_hashes(folder: Path) -> list[str]:
+    """Content hashes of all images of a folder, without copies, sorted.
+
+    Raises
+    ------
+    DataError: no such folder, a class without images, one image in two classes, or unreadable.
+    """
+    return sorted(item for files in _distinct(list_classes(folder)).values() for item in files)
+
+
 def load_folder_split(
-    folder: Path, classes: Sequence[str], settings: DataSettings
+    folder: Path,
+    classes: Sequence[str],
+    settings: DataSettings,
+    only: Collection[str] | None = None,
 ) -> tuple[LabelledImages, ClientSplit]:
     """Read all images of a folder, now, and split each class into support and query.
 
@@ -39,21 +52,23 @@ def load_folder_split(
     ----------
     folder: one subfolder a class; not every class of the run has to be there.
     classes: the run's, in the order of its labels.
+    only: hashes of the images that count; all without it. Others may be anything.
 
     Raises
     ------
     DataError: no such folder, a class that the run does not know, a class without images or with
         fewer than two different ones, one image in two classes, or a file that is no image.
     """
-    found = list_classes(folder)
-    numbers = _numbers(folder, list(found), classes)
-    files = _distinct(found)
+    files = _distinct(list_classes(folder))
+    if only is not None:
+        files = _kept(folder, files, frozenset(only))
+    numbers = _numbers(folder, list(files), classes)
     hashes: list[str] = []
     labels: list[int] = []
     pixels: list[Pixels] = []
     support: list[int] = []
     query: list[int] = []
-    for name in sorted(found, key=lambda name: numbers[name]):
+    for name in sorted(files, key=lambda name: numbers[name]):
         ordered = sorted(files[name], key=lambda item: _position(item, settings.seed))
         if len(ordered) < 2:
             raise DataError(
@@ -84,9 +99,27 @@ def load_folder_split(
         found=f"in {folder}",
         read=lambda indices: stack[indices],
     )
-    log.info("%s: %d images of %d classes", folder, len(stack), len(found))
+    log.info("%s: %d images of %d classes", folder, len(stack), len(files))
     held = tuple(sorted(numbers.values()))
     return images, ClientSplit(_mixed(support, hashes), _mixed(query, hashes), held)
+
+
+def _kept(
+    folder: Path, files: dict[str, dict[str, Path]], only: frozenset[str]
+) -> dict[str, dict[str, Path]]:
+    kept = {
+        name: {item: path for item, path in paths.items() if item in only}
+        for name, paths in files.items()
+    }
+    left = sum(map(len, kept.values()))
+    if not left:
+        raise DataError(
+            f"{folder} holds none of the {len(only)} images that this device began the run with: "
+            "put them back, or start another run"
+        )
+    if left < len(only):
+        log.warning("%s: %d images of this run are gone", folder, len(only) - left)
+    return {name: paths for name, paths in kept.items() if paths}
 
 
 def _numbers(folder: Path, names: list[str], classes: Sequence[str]) -> dict[str, int]:
