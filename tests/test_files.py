@@ -34,7 +34,7 @@ def test_a_file_is_not_a_folder(tmp_path: Path, below: str):
 
 
 def test_a_place_where_nothing_can_be_made():
-    with pytest.raises(FileError, match="cannot write /proc/page.html: "):
+    with pytest.raises(FileError, match=r"cannot write /proc/page\.html: "):
         write_atomic(Path("/proc/page.html"), "x")
 
 
