@@ -21,7 +21,7 @@ from torch import Tensor
 from client_app.pictures import Pictures
 from client_app.teachers.cache import Key, Table, check_folder, digest, keys_of
 from client_app.teachers.prompts import texts
-from client_app.teachers.room import MIB, NoRoom, check_room, needed
+from client_app.teachers.room import MIB, NoRoom, check_room
 from client_app.teachers.settings import TeacherSettings, read_teachers
 from client_app.teachers.source import describe, doubt
 from client_app.teachers.weights import check_file, find_weights, fingerprint, resolve
@@ -264,9 +264,7 @@ class _Asked:
         if self._loaded is None:
             from client_app.teachers.clip import Clip
 
-            parameters, image = self._source.skeleton()
-            size = needed(parameters, image, self._settings.tuning)
-            check_room(self._source.model, size, self._limit)
+            check_room(self._source.model, self._source.bytes_needed(), self._limit)
             log.info("teacher %s: loading %s", self._source.model, self._weights)
             self._loaded = Clip(self._source, self._weights)
         return self._loaded

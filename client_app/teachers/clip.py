@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from client_app.teachers.room import BATCH
 from client_app.teachers.source import Source, create
 from client_app.teachers.weights import foreign
 
 log = logging.getLogger(__name__)
 
-BATCH = 8
-"""Images at once: small, because a device's memory is."""
+TELL_EVERY = 30.0
+"""Seconds between two lines of progress in the log."""
 
 
 class Clip:
@@ -82,11 +84,28 @@ def preparation(source: Source) -> Callable[[NDArray[np.uint8]], Tensor]:
     return prepare
 
 
-def batches(positions: Sequence[int], title: str) -> Iterable[Sequence[int]]:
-    """``positions`` in batches; on a terminal, going through them shows progress."""
-    from rich.console import Console
-    from rich.progress import track
-
+def batches(positions: Sequence[int], title: str) -> Iterator[Sequence[int]]:
+    """``positions`` in batches; progress is shown on a terminal, and logged elsewhere."""
     parts = [positions[i : i + BATCH] for i in range(0, len(positions), BATCH)]
-    shown = sys.stderr.isatty()
-    return track(parts, title, console=Console(stderr=True), disable=not shown)
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import track
+
+        yield from track(parts, title, console=Console(stderr=True))
+        return
+    begun = told = time.monotonic()
+    done = 0
+    for part in parts:
+        yield part
+        done += len(part)
+        now = time.monotonic()
+        if now - told >= TELL_EVERY and done < len(positions):
+            left = (now - begun) / done * (len(positions) - done)
+            log.info(
+                "%s: %d of %d images, about %s left", title, done, len(positions), _spoken(left)
+            )
+            told = now
+
+
+def _spoken(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

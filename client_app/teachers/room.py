@@ -9,21 +9,30 @@ from common.errors import ModelError
 
 MIB = 2**20
 RESERVE = 192 * MIB
-"""For activations of a batch, and for what else the process needs beside the weights."""
+"""For a batch on its way through the model, and for what else the process needs."""
+BATCH = 8
+"""Images at once: small, because a device's memory is."""
 
 
 class NoRoom(ModelError):
     """A teacher is too large for the memory that is free; the device can train without it."""
 
 
-def needed(parameters: int, image_parameters: int, tuning: str) -> int:
+def needed(parameters: int, tuned: int = 0, kept: int = 0) -> int:
     """Bytes to load and use a teacher in float32.
 
     While it loads, its weights are there twice: as read and in the model. Full fine-tuning adds a
-    gradient and Adam's two averages for the image tower.
+    gradient and Adam's two averages of each parameter that it changes, and what a batch of images
+    leaves behind for the backward pass.
+
+    Parameters
+    ----------
+    parameters: of the model.
+    tuned: of the part that is fine-tuned.
+    kept: bytes for the backward pass of one image.
     """
-    training = 12 * image_parameters if tuning == "full" else 0
-    return max(8 * parameters, 4 * parameters + training) + RESERVE
+    batch = BATCH * kept * 6 // 5  # on its way back, gradients take a fifth more, as measured
+    return max(8 * parameters, 4 * parameters + 12 * tuned + batch) + RESERVE
 
 
 def check_room(name: str, bytes_needed: int, limit: int = 0) -> None:

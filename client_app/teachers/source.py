@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from client_app.teachers.room import needed
 from client_app.teachers.settings import HUB, LOCAL, TeacherSettings
 from common.errors import ModelError
 
@@ -55,6 +56,13 @@ class Source:
         """Parameters of the model and of its image tower, without taking memory for them."""
         model = self.outline()
         return _count(model), _count(model.visual)
+
+    def bytes_needed(self) -> int:
+        """Memory that it takes to load and use, and to tune as the settings say."""
+        parameters, image = self.skeleton()
+        if self.settings.tuning != "full":
+            return needed(parameters)
+        return needed(parameters, image, _kept(self.outline(), self.size))
 
     def outline(self) -> Any:
         """The model with shapes and no numbers, which takes no memory."""
@@ -244,6 +252,24 @@ def _build(source: Source) -> None:
             f"teacher {source.model} cannot be built ({type(error).__name__}: "
             f"{str(error)[:200]}); {way_out}"
         ) from error
+
+
+def _kept(model: Any, size: int) -> int:
+    """Bytes that one image of ``size`` pixels leaves in a model for the backward pass."""
+    own = {weight.untyped_storage()._cdata for weight in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    model.eval()
+    image = torch.empty(1, 3, size, size, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.encode_image(image, normalize=True)
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def _count(model: Any) -> int:

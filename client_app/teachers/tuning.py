@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client_app.batches import epoch
-from client_app.teachers.clip import BATCH, Clip, batches
+from client_app.teachers.clip import Clip, batches
+from client_app.teachers.room import BATCH
 from client_app.teachers.settings import TeacherSettings
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,9 @@ def tune_full(
     """Fit the image tower in place, together with the classifier that is returned."""
     weight = classifier.clone().requires_grad_()
     tower = list(clip.model.visual.parameters())
-    optimizer = torch.optim.Adam([weight, *tower], settings.tuning_lr or LEARNING_RATE["full"])
+    rate = settings.tuning_lr or LEARNING_RATE["full"]
+    # One parameter after the other: all at once would take their memory once more.
+    optimizer = torch.optim.Adam([weight, *tower], rate, foreach=False)
     generator = torch.Generator().manual_seed(0)
     for turn in range(settings.tuning_epochs):
         order: Sequence[int] = torch.randperm(len(labels), generator=generator).tolist()

@@ -35,19 +35,33 @@ def check_teachers(path: Path | None) -> list[Finding]:
         texts("", ("one", "another"), settings.prompts)
     except SettingsError as problem:
         return [error(CHECK, str(problem), f"correct {path}")]
-    return [_check(teacher, settings.memory, path) for teacher in settings.teacher]
+    found = [_check(teacher, settings.memory, path) for teacher in settings.teacher]
+    return _check_cache(Path(settings.cache), path) + found
+
+
+def _check_cache(folder: Path, path: Path) -> list[Finding]:
+    """Whether answers can be kept; folders made to find out are removed again."""
+    from client_app.teachers.cache import check_folder
+
+    try:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
+        check_folder(folder, path)
+        for place in made:
+            place.rmdir()
+    except (SettingsError, OSError) as problem:
+        return [error(CHECK, str(problem), f"correct cache in {path}, or chown the folder")]
+    return []
 
 
 def _check(teacher: TeacherSettings, limit: int, path: Path) -> Finding:
-    from client_app.teachers.room import MIB, NoRoom, check_room, needed
+    from client_app.teachers.room import MIB, NoRoom, check_room
     from client_app.teachers.settings import LOCAL
     from client_app.teachers.source import describe, doubt
     from client_app.teachers.weights import check_file, find_weights
 
     try:
         source = describe(teacher)
-        parameters, image = source.skeleton()
-        check_room(source.model, needed(parameters, image, teacher.tuning), limit * MIB)
+        check_room(source.model, source.bytes_needed(), limit * MIB)
         if not teacher.checkpoint and not source.model.startswith(LOCAL):
             return warning(
                 CHECK,

@@ -4,12 +4,13 @@ import re
 import signal
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
+from client_app.teachers import weights
 from common.data import image_folder
 from common.models import build
 from deploy.doctor import folders, processor
@@ -241,7 +242,7 @@ def teachers_finding(tmp_path: Path, text: str) -> Finding:
     return only(check_teachers(path))
 
 
-def test_a_teachers_file(tmp_path: Path):
+def test_a_teachers_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("open_clip")
     assert only(check_teachers(None)).status == "skipped"
     assert "cannot be read" in only(check_teachers(tmp_path / "gone.toml")).cause
@@ -264,12 +265,33 @@ def test_a_teachers_file(tmp_path: Path):
     tagged = teachers_finding(tmp_path, vit + 'pretrained = "openai"')
     assert tagged.status == "warning"
     assert "fetched before its first run" in tagged.cause
-    with zipfile.ZipFile(tmp_path / "whole.pt", "w") as file:
-        file.writestr("archive/data.pkl", bytes(MIB))
-    assert teachers_finding(tmp_path, vit + 'checkpoint = "whole.pt"').status == "ok"
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "whole.pt")
+    foreign = teachers_finding(tmp_path, vit + 'checkpoint = "whole.pt"')
+    assert foreign.status == "error"
+    assert "does not hold its weights" in foreign.cause
     cramped = teachers_finding(tmp_path, "memory = 100\n" + vit + 'checkpoint = "whole.pt"')
     assert cramped.status == "warning"
     assert "trains without it" in cramped.cause
+    monkeypatch.setattr(weights, "check_file", lambda *_: None)
+    doubtful = teachers_finding(tmp_path, vit + 'checkpoint = "whole.pt"')
+    assert doubtful.status == "warning"
+    assert "quick_gelu=false" in doubtful.cause
+    sure = teachers_finding(tmp_path, vit + 'checkpoint = "whole.pt"\npretrained = "openai"')
+    assert sure.status == "ok"
+
+
+def test_a_teachers_cache(tmp_path: Path):
+    pytest.importorskip("open_clip")
+    rest = '\n[[teacher]]\nmodel = "ViT-B-32"\npretrained = "openai"'
+    (tmp_path / "file").touch()
+    for place in ("file", "/proc/no/such"):
+        path = tmp_path / "teachers.toml"
+        path.write_text(f'cache = "{place}"' + rest, encoding="utf-8")
+        first, *_ = check_teachers(path)
+        assert first.status == "error"
+        assert "cannot be written" in first.cause
+    teachers_finding(tmp_path, 'cache = "a/b"' + rest)
+    assert not (tmp_path / "a").exists(), "the doctor leaves no folder behind that is root's"
 
 
 def test_a_teacher_without_its_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

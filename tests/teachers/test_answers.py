@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from client_app.teachers import clip as clip_module
 from client_app.teachers.answers import Teachers
 from client_app.teachers.clip import Clip
 from client_app.teachers.room import NoRoom
@@ -362,6 +363,23 @@ def test_a_teacher_that_knows_nothing_is_warned_of(
         file.unlink()
     teachers(path, pixels, wrong).answers()
     assert "right for 0 % of this device's 24 images; guessing, for 10 %" in caplog.text
+
+
+def test_progress_is_logged_where_there_is_no_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, "client_app")
+    clock = iter(range(0, 10_000, 20))
+    monkeypatch.setattr(clip_module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    for part in clip_module.batches(range(40), "teacher T"):
+        assert len(part) == 8
+    told = [record.message for record in caplog.records]
+    # A batch takes 20 s; a line comes after 40 s and after 80 s.
+    assert told == [
+        "teacher T: 16 of 40 images, about 60 s left",
+        "teacher T: 32 of 40 images, about 20 s left",
+    ]
 
 
 def test_progress_is_shown_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
