@@ -13,6 +13,8 @@ export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 export FLEET_USER ?= $(shell id -u):$(shell id -g)
 
+ON_FLOWER := tests/deploy/test_fleet.py::test_each_message_has_a_fresh_fork_of_the_warm_process
+
 .PHONY: help setup demo test check test-slow fleet fleet-run fleet-down test-docker fuzz clean
 
 help: ## What can be made
@@ -41,9 +43,10 @@ check: setup ## Style, types and import contracts
 
 test: check ## All quick tests, and one run over real Flower processes
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m deploy $(ON_FLOWER)
 
-test-slow: setup ## The long tests as well
-	$(BIN)/python -m pytest -m 'deploy or slow'
+test-slow: setup ## The long tests, which `make test` leaves out
+	$(BIN)/python -m pytest -m 'deploy or slow' --deselect $(ON_FLOWER)
 
 fleet: ## A server and five devices in Docker
 	@mkdir -p fleet runs
