@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from server_app.settings import ServerSettings
 from server_app.status import Status
@@ -151,6 +152,23 @@ def test_layout(serve: Serve, browser: Browser, width: int, dark: bool) -> None:
     assert browser.value(OVERLAPS) == []
     paper = browser.value("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, paper[4:-1].split(","))) < 200) is dark
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_what_is_painted(serve: Serve, browser: Browser, tmp_path: Path, dark: bool) -> None:
+    """Text and charts are on the paper, in the shades of their scheme."""
+    status = begun()
+    close(status, *range(12))
+    browser.open(serve(status).url, dark=dark)
+    browser.screenshot(tmp_path / "page.png")
+    with Image.open(tmp_path / "page.png") as image:
+        colours = image.convert("RGB").getcolors(image.width * image.height)
+    assert image.width == 1280
+    assert image.height > 900
+    paper, shade = max(colours)
+    assert (sum(shade) < 200) is dark
+    assert len(colours) > 100
+    assert 0.5 < paper / (image.width * image.height) < 0.99
 
 
 def test_the_basics_need_no_script(serve: Serve, browser: Browser) -> None:
