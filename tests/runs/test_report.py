@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.errors import RunError
+from common.errors import FileError, RunError
 from server_app.runs import report
 from server_app.runs.report import write_report
 from server_app.runs.scales import significant
@@ -287,6 +287,13 @@ def test_a_failing_report_leaves_the_old_page(tmp_path: Path) -> None:
         write_report([folder], out)
     assert out.read_bytes() == before
     assert list(out.parent.iterdir()) == [out]
+
+
+def test_a_place_for_the_page_that_is_none_is_named(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a")
+    for place in (tmp_path, folder / "run.json" / "page.html", Path("/proc/page.html")):
+        with pytest.raises(FileError, match=re.escape(f"cannot write {place}: ")):
+            write_report([folder], place)
 
 
 def test_the_same_record_gives_the_same_page(tmp_path: Path) -> None:
