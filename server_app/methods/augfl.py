@@ -249,9 +249,8 @@ class Server:
                 bend = lambda_ * self._knowledge.curvature(theta, slope)
         curvature = self._secant(known, share)
         inner = s.server_steps if self._knowledge is not None else 1
-        penalty = self._penalty.total(
-            self._rho * len(known), curvature, bend if inner == 1 else 0.0
-        )
+        explicit = inner == 1 and s.update != "exact"  # else R_h enters implicitly
+        penalty = self._penalty.total(self._rho * len(known), curvature, bend if explicit else 0.0)
         damping = self._penalty.damping(penalty, bend) if inner > 1 else 0.0
         exact = 2 * lambda_ * self._distance
         # Exact: [2 lambda w theta_c + sum] / (2 lambda w + P), as a step from theta.
