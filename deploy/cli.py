@@ -257,9 +257,17 @@ def predict(
     """Label images, with confidences."""
     from deploy.predict import predict as run_prediction
 
-    for answer in run_prediction(model, images, top):
+    refused: list[str] = []
+
+    def refuse(error: AugFlowerError) -> None:
+        refused.append(str(error))
+        print(error, file=sys.stderr)
+
+    for answer in run_prediction(model, images, top, refuse):
         ranking = ", ".join(f"{label} {100 * share:.1f} %" for label, share in answer.ranking)
         console.print(f"{answer.path}: {ranking}")
+    if refused:
+        raise typer.Exit(1)
 
 
 @app.command(

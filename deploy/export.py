@@ -58,17 +58,30 @@ def export_model(source: Path, format: str = "onnx", out: Path | None = None) ->
 
     Raises
     ------
-    ModelError: there is no such model or format, or what writes the format is not installed.
+    ModelError: there is no such model or format, what writes the format is not installed, or
+        ``out`` is no file of that format or cannot be written.
     """
     if format not in get_args(Format):
         raise ModelError(f"no export format {format!r}; choose {' or '.join(get_args(Format))}")
     path = source / "models" / "last.safetensors" if source.is_dir() else source
-    packaged, card = load_packaged(path)
     kind: Format = "onnx" if format == "onnx" else "torchscript"
     target = out or path.with_suffix(SUFFIX[kind])
+    if target.is_dir() or target.suffix.lower() != SUFFIX[kind]:
+        raise ModelError(
+            f"{target} is {'a folder' if target.is_dir() else 'no name for ' + kind}: name a file "
+            f"that ends in {SUFFIX[kind]}"
+        )
+    packaged, card = load_packaged(path)
     example = torch.zeros(2, card.channels, card.image_size, card.image_size, dtype=torch.uint8)
     write = _onnx if kind == "onnx" else _torchscript
-    write_atomic(target, write(packaged, example, json.dumps(asdict(card), ensure_ascii=False)))
+    content = write(packaged, example, json.dumps(asdict(card), ensure_ascii=False))
+    try:
+        write_atomic(target, content)
+    except OSError as error:
+        raise ModelError(
+            f"{target} cannot be written ({error.strerror}); name a file in a folder that you "
+            "may write"
+        ) from error
     return target
 
 

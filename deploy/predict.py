@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.data.image_folder import decode
-from common.errors import ModelError
+from common.errors import DataError, ModelError
 from deploy.export import CARD, load_packaged
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -40,28 +40,42 @@ class Prediction:
     ranking: tuple[tuple[str, float], ...]
 
 
-def predict(model: Path, images: Sequence[Path], top: int = 3) -> Iterator[Prediction]:
+def predict(
+    model: Path,
+    images: Sequence[Path],
+    top: int = 3,
+    refused: Callable[[DataError], None] | None = None,
+) -> Iterator[Prediction]:
     """Classify image files of any size, one after the other.
 
     Parameters
     ----------
     model: a run's .safetensors, or an exported .onnx or .pt.
     top: length of the ranking.
+    refused: is told of each file that is not an image, and the others go on.
 
     Raises
     ------
     ModelError: the model cannot be used.
-    DataError: a file is not an image.
+    DataError: a file is not an image, and there is no ``refused``.
     """
     run, card = _open(model)
     classes: list[str] = card["classes"]
     for start in range(0, len(images), BATCH):
-        part = images[start : start + BATCH]
-        pixels = np.stack([decode(path, card["image_size"], card["channels"]) for path in part])
-        for path, row in zip(part, run(pixels), strict=True):
+        read: dict[int, NDArray[np.uint8]] = {}
+        for position in range(start, min(start + BATCH, len(images))):
+            try:
+                read[position] = decode(images[position], card["image_size"], card["channels"])
+            except DataError as error:
+                if refused is None:
+                    raise
+                refused(error)
+        if not read:
+            continue
+        for position, row in zip(read, run(np.stack(list(read.values()))), strict=True):
             best = np.argsort(row)[::-1][:top]
             ranking = tuple((classes[i], float(row[i])) for i in best)
-            yield Prediction(path, *ranking[0], ranking)
+            yield Prediction(images[position], *ranking[0], ranking)
 
 
 def _open(path: Path) -> tuple[Run, dict[str, Any]]:
@@ -70,9 +84,9 @@ def _open(path: Path) -> tuple[Run, dict[str, Any]]:
             f"{path} is not a file: name a model such as runs/NAME/models/last.safetensors, or "
             "what 'augflower export' wrote"
         )
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         return _open_onnx(path)
-    if path.suffix == ".pt":
+    if path.suffix.lower() == ".pt":
         return _open_torchscript(path)
     packaged, card = load_packaged(path)
     return _torch(packaged), {

@@ -31,13 +31,13 @@ from client_app.batches import epoch
 from client_app.teachers.clip import Clip, preparation
 from client_app.teachers.prompts import texts
 from client_app.teachers.settings import TeacherSettings
-from client_app.teachers.source import Source, create, describe
+from client_app.teachers.source import CONFIG, Source, create, describe
 from client_app.teachers.weights import find_weights
 from common.config import DataSettings
 from common.data.images import Indices, LabelledImages
 from common.data.load import load
 from common.data.plan import server_parts
-from common.errors import DataError
+from common.errors import DataError, SettingsError
 from common.files import write_atomic, write_json
 
 app = typer.Typer(add_completion=False)
@@ -85,10 +85,16 @@ def train_teacher(
     Raises
     ------
     DataError: the pool is grey, or there are no images to learn from.
+    SettingsError: the folder cannot be written.
     """
     if images.channels != 3 or not len(learned):
         raise DataError("a teacher learns from at least one image, in 3 channels")
-    write_json(folder / "open_clip_config.json", _config(backbone, width))
+    try:
+        write_json(folder / CONFIG, _config(backbone, width))
+    except OSError as error:
+        raise SettingsError(
+            f"{folder} cannot be written ({error.strerror}); name a folder for the teacher"
+        ) from error
     source = describe(TeacherSettings(model=f"local-dir:{folder}"))
     pixels, labels = preparation(source)(images.pixels(learned)), images.labels[learned]
     with torch.random.fork_rng(devices=[]):

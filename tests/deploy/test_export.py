@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from common.data.load import load
 from common.errors import DataError, ModelError
 from common.modelfile import Card, save_model
 from common.models import FlatModel, build
+from deploy.cli import app
 from deploy.export import export_model
 from deploy.predict import predict
 
@@ -107,10 +109,44 @@ def test_onnx_takes_any_number_of_images_and_carries_its_card(tmp_path: Path):
     assert (card["image_size"], card["channels"], card["mean"]) == (8, 1, [0.3])
 
 
+def test_suffixes_in_capitals(tmp_path: Path):
+    model(tmp_path)
+    images = pictures(tmp_path, 1)
+    for name, format in (("P.ONNX", "onnx"), ("P.PT", "torchscript")):
+        written = export_model(tmp_path, format, tmp_path / name)
+        assert len(list(predict(written, images))) == 1
+
+
+def test_one_bad_file_does_not_cost_the_answers_for_the_others(tmp_path: Path):
+    path = model(tmp_path)
+    good = pictures(tmp_path, 40)
+    (tmp_path / "text.png").write_text("no image")
+    images = [good[0], tmp_path / "text.png", *good[1:]]
+    refused: list[DataError] = []
+    answers = list(predict(path, images, refused=refused.append))
+    assert [answer.path for answer in answers] == good
+    assert ["text.png" in str(error) for error in refused] == [True]
+    done = CliRunner().invoke(app, ["predict", str(path), *map(str, images[:3])])
+    assert done.exit_code == 1
+    assert done.stdout.count(".png: ") == 2
+    assert "text.png cannot be read as an image" in done.stderr.replace("\n", " ")
+
+
 def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = model(tmp_path)
     with pytest.raises(ModelError, match="choose onnx or torchscript"):
         export_model(tmp_path, "tflite")
+    (tmp_path / "dir.onnx").mkdir()
+    for out, message in {
+        "dir.onnx": "is a folder: name a file that ends in .onnx",
+        "proxy.bin": "no name for onnx: name a file that ends in .onnx",
+        "proxy.pt": "no name for onnx",
+        "text/proxy.onnx": "cannot be written",
+        "/proc/x/y.onnx": "cannot be written",
+    }.items():
+        (tmp_path / "text").write_text("no folder")
+        with pytest.raises(ModelError, match=message):
+            export_model(tmp_path, "onnx", tmp_path / out)
     with pytest.raises(ModelError, match="name a model such as"):
         export_model(tmp_path / "no-run" / "x.safetensors")
     (tmp_path / "text.png").write_text("no image")

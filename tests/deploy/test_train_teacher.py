@@ -11,7 +11,7 @@ from client_app.teachers.clip import Clip
 from client_app.teachers.settings import TeacherSettings
 from client_app.teachers.source import describe
 from client_app.teachers.weights import find_weights
-from common.errors import DataError
+from common.errors import DataError, SettingsError
 from deploy.cli import app
 
 
@@ -41,6 +41,13 @@ def test_wrong_options(tmp_path: Path):
     unknown = invoke(str(tmp_path), "--data", "digit")
     assert isinstance(unknown.exception, DataError)
     assert "digits" in str(unknown.exception)
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path: Path):
+    (tmp_path / "file").touch()
+    refused = invoke(str(tmp_path / "file"), "--data", "digits", "--images", "60")
+    assert isinstance(refused.exception, SettingsError)
+    assert "name a folder for the teacher" in str(refused.exception)
 
 
 def test_it_explains_itself():
