@@ -15,6 +15,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from common.errors import SettingsError
 from common.methods.fed_lpfm import Down, Up
 from server_app.averaging import Averaging
 from server_app.method import MethodSettings, Setup
@@ -51,7 +52,18 @@ class Server(Averaging):
     """theta <- sum_i n_i theta_i / sum_i n_i."""
 
     def __init__(self, settings: Settings, setup: Setup) -> None:
+        """Start from the initial model.
+
+        Raises
+        ------
+        SettingsError: such batches cannot train this model.
+        """
         super().__init__(setup)
+        if settings.batch_size == 1 and setup.buffers:
+            raise SettingsError(
+                "fed_lpfm.batch-size=1: the model has BatchNorm, which cannot be trained on a "
+                "single image; take at least 2, or a model without it (cnn-tiny, resnet8x4-gn)"
+            )
         self._settings = settings
         self._seed = setup.seed
 

@@ -219,6 +219,14 @@ def test_weights_and_batchnorm_are_averaged_by_data_size():
     assert again.buffers is start.buffers
 
 
+def test_batchnorm_and_single_images_are_refused_before_the_run():
+    model = FlatModel(build("resnet8x4", classes=3, channels=1, image_size=4))
+    with pytest.raises(SettingsError, match=r"fed_lpfm\.batch-size=1: the model has BatchNorm"):
+        server(model, **{"batch-size": 1})
+    server(model, **{"batch-size": 2})
+    server(FlatModel(linear()), **{"batch-size": 1})
+
+
 def test_augmentation_changes_what_the_proxy_sees_and_not_what_it_is_told():
     """The teacher's answer to the image as it is belongs to every changed view of it."""
     seen: list[torch.Tensor] = []
