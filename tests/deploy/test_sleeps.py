@@ -1,10 +1,22 @@
 import time
 
 import pytest
+from flwr.app import RecordDict
+from flwr.app.message.message import make_message
+from flwr.app.metadata import Metadata
+from flwr.common.constant import SubStatus
+from flwr.supercore.constant import TaskType
 from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.object_store.object_store_factory import ObjectStoreFactory
+from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from common.backoff import shorten_backoff
-from deploy.sleeps import Patience, differences
+from deploy.sleeps import (
+    Patience,
+    _answer_for_the_dead,
+    _forget_abandoned_messages,
+    differences,
+)
 
 
 def test_flower_is_the_one_that_the_adaptation_was_written_for():
@@ -56,3 +68,26 @@ def test_a_part_that_is_late_is_asked_for_again_soon():
     finally:
         for function, defaults in zip(functions, before, strict=True):
             function.__kwdefaults__.update(defaults)
+
+
+def test_the_reply_to_a_message_whose_run_ended_does_not_stand_in_for_the_next(monkeypatch):
+    """A killed server submits its run anew while a device is fetching the old run's message."""
+    for name in ("store_message", "finish_task"):  # put back afterwards
+        monkeypatch.setattr(InMemoryNodeState, name, getattr(InMemoryNodeState, name))
+    _forget_abandoned_messages()
+    _answer_for_the_dead()
+    state, tasks = InMemoryNodeState(ObjectStoreFactory().store()), []
+    for run, name in enumerate(("old", "new"), 1):
+        task = state.create_task(task_type=TaskType.CLIENT_APP, run_id=run)
+        assert task is not None
+        state.claim_task(task)
+        state.activate_task(task)
+        tasks.append(task)
+        metadata = Metadata(run, name, 0, 7, "", "", time.time(), 60.0, "query", 1, 7)
+        state.store_message(make_message(metadata, RecordDict()))
+        assert [m.metadata.message_id for m in state.get_messages(run_ids=[run])] == [name]
+    state.finish_task(tasks[0], SubStatus.FAILED, "it was ended")
+    assert list(state.get_messages(is_reply=True)) == []
+    state.finish_task(tasks[1], SubStatus.FAILED, "it died")
+    (reply,) = state.get_messages(is_reply=True)
+    assert reply.metadata.reply_to_message_id == "new"
