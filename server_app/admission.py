@@ -29,6 +29,7 @@ RANGES = {
     "gradient_norm": (0.0, CAP),
     "curvature": (0.0, CAP),
     "teachers": (0, 1000),
+    "left_out": (0, 1000),
 }
 """Numbers by which nothing is multiplied, but which a person reads, or rho rises with."""
 
