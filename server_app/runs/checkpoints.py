@@ -53,12 +53,12 @@ def newest(folder: Path, notice: Callable[[str], None]) -> Checkpoint | None:
         except AugFlowerError as error:
             damaged[path] = error
             continue
-        for bad, error in damaged.items():
-            notice(f"{error}; it is kept as {bad.name}{DAMAGED}, and {path.name} is gone back to")
+        for bad, reason in damaged.items():
+            notice(f"{reason}; it is kept as {bad.name}{DAMAGED}, and {path.name} is gone back to")
             bad.rename(bad.with_name(bad.name + DAMAGED))
         return found
-    for error in damaged.values():
-        raise error
+    if damaged:
+        raise next(iter(damaged.values()))
     return None
 
 
