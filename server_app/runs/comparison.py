@@ -197,7 +197,7 @@ def _replies(lines: Sequence[Line]) -> Section | None:
         numbers = [
             sum(r.asked for r in rounds),
             sum(len(r.missing) for r in rounds),
-            sum(len(r.rejected) for r in rounds),
+            sum(r.refused for r in rounds),
         ]
         asked += numbers[0]
         rows.append([line.name, *map(str, numbers)])

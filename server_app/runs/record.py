@@ -62,6 +62,7 @@ class Rejected(_Record):
     node: str
     field: str = ""
     reason: str = "no reason recorded"
+    step: str = "training"  # or "evaluation" or "introduction"
 
 
 class Training(_Record):
@@ -115,6 +116,11 @@ class Round(_Record):
     evaluation: Evaluation | None = None
     evaluation_sources: Evaluation | None = None  # by those that train, where they judge
     evaluation_missing: list[Missing] = Field(default_factory=list)
+
+    @property
+    def refused(self) -> int:
+        """Replies to requests to train that were rejected."""
+        return sum(rejected.step == "training" for rejected in self.rejected)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def replies(run: Run) -> Section | None:
     if not asked:
         return None
     admitted = sum(r.replies for r in run.rounds)
-    rejected = sum(len(r.rejected) for r in run.rounds)
+    rejected = sum(r.refused for r in run.rounds)
     found = scores.incidents(run)
     requests = words.count(asked, "request")
     if not found:
@@ -33,7 +33,7 @@ def replies(run: Run) -> Section | None:
     x = [float(r.round) for r in rounds]
     parts = [
         Series("missing", x, [float(len(r.missing)) for r in rounds], "1"),
-        Series("rejected", x, [float(len(r.rejected)) for r in rounds], "3"),
+        Series("rejected", x, [float(r.refused) for r in rounds], "3"),
     ]
     lost = any(value for part in parts for value in part.y)
     title, numbers = "Replies lost each round", [r.round for r in rounds]

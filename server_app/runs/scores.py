@@ -48,7 +48,7 @@ class Difference:
 class Incident:
     """Replies that went missing or were rejected for one reason."""
 
-    kind: str  # "missing", "rejected" or "not judged"
+    kind: str  # "missing", "rejected", "rejected evaluation" or "introduction", "not judged"
     reason: str
     count: int
     nodes: tuple[str, ...]
@@ -177,7 +177,7 @@ def lost(run: Run) -> dict[str, int]:
     """Replies to requests to train that did not reach the model, by what became of them."""
     counts = {
         "missing": sum(len(r.missing) for r in run.rounds),
-        "rejected": sum(len(r.rejected) for r in run.rounds),
+        "rejected": sum(r.refused for r in run.rounds),
     }
     return {kind: number for kind, number in counts.items() if number}
 
@@ -190,7 +190,8 @@ def incidents(run: Run) -> list[Incident]:
             found["missing", general(missing.reason)].append((missing.node, record.round))
         for rejected in record.rejected:
             reason = f"{rejected.field}: {rejected.reason}" if rejected.field else rejected.reason
-            found["rejected", general(reason)].append((rejected.node, record.round))
+            kind = "rejected" if rejected.step == "training" else f"rejected {rejected.step}"
+            found[kind, general(reason)].append((rejected.node, record.round))
         for missing in record.evaluation_missing:
             found["not judged", general(missing.reason)].append((missing.node, record.round))
     rows = []

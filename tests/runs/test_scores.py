@@ -129,3 +129,12 @@ def test_spread_needs_two_clients() -> None:
     assert math.isnan(low[1])
     assert low[2] == pytest.approx(0.22)
     assert high[2] == pytest.approx(0.38)
+
+
+def test_a_rejected_judgement_is_no_lost_reply_to_a_request_to_train(tmp_path: Path) -> None:
+    bad = {"node": "8", "field": "correct", "reason": "too many", "step": "evaluation"}
+    both = [bad, bad | {"step": "training"}]
+    run = make(tmp_path / "a", [{"round": 1, "asked": 2, "replies": 1, "rejected": both}])
+    assert scores.lost(run) == {"rejected": 1}
+    kinds = {incident.kind: incident.count for incident in scores.incidents(run)}
+    assert kinds == {"rejected": 1, "rejected evaluation": 1}
