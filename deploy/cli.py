@@ -261,7 +261,7 @@ def predict(
 
     def refuse(error: AugFlowerError) -> None:
         refused.append(str(error))
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
 
     for answer in run_prediction(model, images, top, refuse):
         ranking = ", ".join(f"{label} {100 * share:.1f} %" for label, share in answer.ranking)
