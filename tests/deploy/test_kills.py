@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from deploy.bundle import ROOT
 from deploy.control import Control
 from deploy.environment import flower_environment
 from deploy.fleet import Fleet, NodeSpec
+from deploy.node import free_port
 from deploy.simulate import node_configs, simulate
 from deploy.submit import run_on_fleet
 from server_app.settings import ServerSettings
@@ -33,6 +35,7 @@ SETTINGS = {
     "augfl.lambda": 1.0, "knowledge.crd": 0.0, "knowledge.kl": 0.0, "round.patience": 90.0,
 }  # fmt: skip
 MODEL = "models/last.safetensors"
+WATCH = f"127.0.0.1:{free_port()}"
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     ]
     server = {
         "AUGFLOWER_RUNS": str(home / "runs"), "AUGFLOWER_CACHE": str(home / "cache"),
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1", "AUGFLOWER_WATCH": WATCH,
     }  # fmt: skip
     with Fleet(home, nodes, database=True, server_environment=server) as fleet:
         yield fleet
@@ -63,14 +66,37 @@ def model(run: Path) -> bytes:
     return content[8 + int.from_bytes(content[:8], "little") :]
 
 
-def disturbed(fleet: Fleet, name: str, disturb: Callable[[], None]) -> tuple[Path, list[str]]:
-    """A run over the fleet that is disturbed once two rounds are done."""
+def judged(run: Path) -> list[int]:
+    """On how many clients each of the evaluations was made."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [len(line["evaluation"]["clients"]) for line in lines if line.get("evaluation")]
+
+
+def phase() -> str:
+    """What the live page says that the run is doing."""
+    try:
+        with urllib.request.urlopen(f"http://{WATCH}/readyz", timeout=5) as answer:
+            return str(answer.read().decode().strip())
+    except OSError:  # there is no page before a run, and 503 while it waits
+        return ""
+
+
+def disturbed(
+    fleet: Fleet, name: str, disturb: Callable[[], None], during: str = ""
+) -> tuple[Path, list[str]]:
+    """A run over the fleet that is disturbed once two rounds are done.
+
+    ``during`` puts it off until the next time that the run is in this phase; evaluation is in the
+    third round.
+    """
     record = fleet.home / "runs" / name / "metrics.jsonl"
     shown: list[str] = []
 
     def in_the_middle() -> None:
         while not record.exists() or record.read_bytes().count(b"\n") < 3:
             time.sleep(0.02)
+        while during and phase() != during:
+            time.sleep(0.005)
         disturb()
 
     thread = threading.Thread(target=in_the_middle, daemon=True)
@@ -95,12 +121,14 @@ def kill_one(find: Callable[[], list[int]]) -> Callable[[], None]:
     return disturb
 
 
-def test_a_client_app(fleet: Fleet, undisturbed: bytes):
+@pytest.mark.parametrize(("during", "node"), [("train", "node-1"), ("evaluate", "node-3")])
+def test_a_client_app(during: str, node: str, fleet: Fleet, undisturbed: bytes):
     """Of the processes of a device the third: the warm one, the SuperNode, the task at hand."""
-    name = "client-app"
-    folder, _ = disturbed(fleet, name, kill_one(lambda: fleet.pids("node-1")[2:]))
-    assert "died: signal SIGKILL" in fleet.log("node-1").read_text()
+    name = f"client-app-{during}"
+    folder, _ = disturbed(fleet, name, kill_one(lambda: fleet.pids(node)[2:]), during)
+    assert "died: signal SIGKILL" in fleet.log(node).read_text()
     assert model(folder) == undisturbed
+    assert judged(folder) == [2, 2, 2], "a killed one was asked again"
 
 
 def test_a_super_node_with_all_that_it_runs(fleet: Fleet, undisturbed: bytes):
@@ -125,13 +153,15 @@ def test_the_super_link(fleet: Fleet, undisturbed: bytes):
     assert model(folder) == undisturbed
 
 
-def test_the_server_app(fleet: Fleet, undisturbed: bytes):
-    """The executor's child; its run is resumed by the command that watches it."""
-    disturb = kill_one(lambda: fleet.pids("superexec")[1:])
-    folder, shown = disturbed(fleet, "server-app", disturb)
+@pytest.mark.parametrize("during", ["train", "evaluate"])
+def test_the_server_app(during: str, fleet: Fleet, undisturbed: bytes):
+    """The executor's newest child; its run is resumed by the command that watches it."""
+    disturb = kill_one(lambda: fleet.pids("superexec")[1:][-1:])
+    folder, shown = disturbed(fleet, f"server-app-{during}", disturb, during)
     assert any("the server's process was killed" in line for line in shown)
-    assert json.loads((folder / "run.json").read_text())["resumed_from"].startswith("round ")
+    assert json.loads((folder / "run.json").read_text())["resumed_from"] == "round 2"
     assert model(folder) == undisturbed
+    assert judged(folder) == [2, 2, 2]
 
 
 def test_the_executor_with_the_server_app(fleet: Fleet, undisturbed: bytes):
