@@ -81,8 +81,10 @@ class Rounds:
 
     def end(self, how: str, **notes: Any) -> None:
         """Note that the run is finished, failed or stopped, with more for ``run.json``."""
-        self._folder.finish(how, **notes)
-        self._status.phase(self._current, how)
+        try:
+            self._folder.finish(how, **notes)
+        finally:
+            self._status.phase(self._current, how)
 
     def report(self) -> None:
         """Write the run's page; a page that cannot be written must not end a run."""

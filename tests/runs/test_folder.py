@@ -13,6 +13,7 @@ import pytest
 from common.errors import AugFlowerError, RunError
 from common.tensors import Tensors
 from server_app.runs.folder import RunFolder
+from server_app.status import Status
 
 META = {"method": "augfl", "settings": {}}
 
@@ -164,7 +165,7 @@ def test_a_full_disk_ends_a_run_with_the_first_reason(
     small_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Nothing can be written from the second line of the record on, not even how it ended."""
-    told: list[str] = []
+    told, status = list[str](), Status()
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -176,5 +177,6 @@ def test_a_full_disk_ends_a_run_with_the_first_reason(
 
     monkeypatch.setattr(RunFolder, "append", append)
     with pytest.raises(RunError, match=r"metrics\.jsonl'; .* augflower resume"):
-        small_run("fedavg", {"run-name": "a"}, notice=told.append)
+        small_run("fedavg", {"run-name": "a"}, notice=told.append, status=status)
+    assert status.snapshot()["phase"] == "failed"
     assert any("run.json cannot be used: [Errno 28]" in line for line in told)
