@@ -122,8 +122,8 @@ def simulate(
         )
         console.print(f"report: {folder / 'report.html'}")
         if watch and watching.url:
-            console.print(f"{watching.url} stays until Ctrl-C")
             with contextlib.suppress(KeyboardInterrupt):
+                console.print(f"{watching.url} stays until Ctrl-C")
                 threading.Event().wait()
 
 

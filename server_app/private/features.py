@@ -54,7 +54,7 @@ def teacher_outputs(
     folder: where they are kept; None computes them and keeps nothing.
     console: where progress is shown; standard error by default.
     """
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, markup=False, emoji=False)
     key = cache_key(pretrained, pixels)
     path = folder / f"features-{key[:32]}.safetensors" if folder else None
     if path is not None and path.exists():

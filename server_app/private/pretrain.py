@@ -70,7 +70,7 @@ def pretrain(
     DataError: images or labels are not what they must be, or too few to hold some out.
     """
     settings = settings or PretrainSettings.model_validate({})
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, markup=False, emoji=False)
     if (folder / CARD).exists() and not replace:
         raise ModelError(
             f"{folder} already holds a private model; choose another folder, or ask to replace it"
