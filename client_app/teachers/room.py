@@ -31,7 +31,7 @@ def needed(parameters: int, tuned: int = 0, kept: int = 0) -> int:
     tuned: of the part that is fine-tuned.
     kept: bytes for the backward pass of one image.
     """
-    batch = BATCH * kept * 6 // 5  # on its way back, gradients take a fifth more, as measured
+    batch = BATCH * kept * 3 // 2  # on its way back, gradients take up to a half more, as measured
     return max(8 * parameters, 4 * parameters + 12 * tuned + batch) + RESERVE
 
 
