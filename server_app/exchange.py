@@ -19,6 +19,7 @@ from server_app.nodes import Nodes
 from server_app.rejection import printable
 from server_app.status import Status
 from server_app.transport.ordered import Unreadable, await_reply, pull
+from server_app.transport.push import push
 
 LOOK = 2.0
 """Seconds between two looks at who is online while a reply is awaited."""
@@ -143,15 +144,18 @@ class Exchange:
         contents: list[RecordDict] = [pack(letter(seat), shared) for seat in nodes]
         # Longer than the deadline: a reply expires with its message, and replies wait their turn.
         limit = LATE_ROUNDS * self._rules.deadline
-        messages = [
-            Message(content, node, kind, ttl=limit, group_id=str(round))
-            for node, content in zip(nodes.values(), contents, strict=True)
-        ]
+
+        def write() -> list[Message]:
+            return [
+                Message(content, node, kind, ttl=limit, group_id=str(round))
+                for node, content in zip(nodes.values(), contents, strict=True)
+            ]
+
         self.bytes_down += sum(map(size, contents))
-        ids = list(self._grid.push_messages(messages)) if messages else []
-        for (seat, node), message_id in zip(nodes.items(), ids, strict=True):
-            self._sent[seat] = _Sent(node, message_id, self._nodes.online[node])
-            self._status.node(node, "training")
+        for (seat, node), message_id in zip(nodes.items(), push(self._grid, write), strict=True):
+            if message_id:
+                self._sent[seat] = _Sent(node, message_id, self._nodes.online[node])
+                self._status.node(node, "training")
 
     def _answer(self, round: int, kind: str, seat: int, deadline: float) -> Answer:
         sent = self._sent.get(seat)

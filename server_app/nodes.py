@@ -16,6 +16,7 @@ from server_app.rejection import Rejected, printable
 from server_app.replies import Asked, check, read
 from server_app.status import Status
 from server_app.transport.ordered import Unreadable, pull
+from server_app.transport.push import push
 
 Notice = Callable[[str], None]
 
@@ -136,9 +137,13 @@ class Nodes:
         )
         if new:
             down = enrolment.Down(self._plan.run, self._plan.token, self._plan.parameters)
-            messages = [Message(pack(down), n, "query.enrol", ttl=self._patience) for n in new]
-            for node, message_id in zip(new, self._grid.push_messages(messages), strict=True):
-                self._asked[node] = (message_id, now + self._patience)
+
+            def write() -> list[Message]:
+                return [Message(pack(down), n, "query.enrol", ttl=self._patience) for n in new]
+
+            for node, message_id in zip(new, push(self._grid, write), strict=True):
+                if message_id:
+                    self._asked[node] = (message_id, now + self._patience)
         for node, (message_id, until) in list(self._asked.items()):
             reply = pull(self._grid, message_id)
             if reply is None and now < until and node in self.online:
