@@ -26,12 +26,12 @@ from rich.console import Console
 
 from benchmarks.machine import footer
 from common.config import DataSettings
+from deploy.bundle import ROOT
 from deploy.control import Scalar
 from deploy.fleet import Fleet, NodeSpec
 from deploy.simulate import node_configs
 
 COMMAND = "python -m benchmarks.warm_nodes"
-ROOT = Path(__file__).parent.parent
 TRIAL_APP = ROOT / "tests" / "deploy" / "trial_app"
 MODELS = {"cnn-tiny": 8, "mobilenet_v2": 32}
 """Model of the run whose phases are shown -> height and width of its images, pixels."""

@@ -213,13 +213,13 @@ class Training:
         self.void += 1
         self._notice(f"round {round}: void, {replies} of {asked} replies are under the quorum")
         if self.void >= MAX_VOID:
-            grown = sum(entry["field"] in GROWN for entry in rejected)
+            grown = [entry for entry in rejected if entry["field"] in GROWN]
             # One device may lie about its size; that most do so at once is the model's doing.
             advice = (
-                f". {grown} were rejected for what grows when a run diverges "
-                f"({rejected[0]['field']} {rejected[0]['reason']}): raise rho or lower the "
+                f". {len(grown)} were rejected for what grows when a run diverges "
+                f"({grown[0]['field']} {grown[0]['reason']}): raise rho or lower the "
                 "learning rate"
-                if 2 * grown >= asked
+                if 2 * len(grown) >= asked
                 else ""
             )
             raise RunError(

@@ -59,10 +59,10 @@ class Source:
 
     def bytes_needed(self) -> int:
         """Memory that it takes to load and use, and to tune as the settings say."""
-        parameters, image = self.skeleton()
+        model = self.outline()
         if self.settings.tuning != "full":
-            return needed(parameters)
-        return needed(parameters, image, _kept(self.outline(), self.size))
+            return needed(_count(model))
+        return needed(_count(model), _count(model.visual), _kept(model, self.size))
 
     def outline(self) -> Any:
         """The model with shapes and no numbers, which takes no memory."""

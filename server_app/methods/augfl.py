@@ -200,7 +200,7 @@ class Server:
                     f"{self._ground.first:.3g}; raise rho or set adaptive-rho"
                 )
             lost = excess > WORSE and self._settings.adaptive_rho
-            metrics = self._fall_back(loss) if lost else self._update()
+            metrics = {"loss": loss} | (self._fall_back() if lost else self._update())
         if self._lost:
             # Their old duals are part of Y and nobody knows them any more.
             self._believed |= dict.fromkeys(self._lost, round)
@@ -223,13 +223,13 @@ class Server:
         self._duals[:] = 0
         self._moved, self._summed = 0.0, 0
 
-    def _fall_back(self, loss: float) -> dict[str, float]:
+    def _fall_back(self) -> dict[str, float]:
         """Return to the best model with twice the rho, for this loss will not come down."""
         assert self._ground.model is not None
         self.model, self._rho = self._ground.model, 2 * self._used
         self._penalty.restart()
         self._restart_duals()
-        return {"loss": loss, "rho": self._rho, "fell_back": 1.0}
+        return {"rho": self._rho, "fell_back": 1.0}
 
     def _update(self) -> dict[str, float]:
         s = self._settings
@@ -264,7 +264,6 @@ class Server:
         self.model = self.model.with_vector(theta.add_(move).numpy())
         self._moved = float(move.norm()) if len(self._replies) == len(known) else 0.0
         return {
-            "loss": self._loss / self._weights,
             "rho": self._used,
             "curvature": curvature,
             "primal_residual": self._squares**0.5 * len(known) / penalty,
