@@ -16,6 +16,7 @@ from PIL import Image
 
 from common.data.load import load
 from tests.conftest import ROOT
+from tests.own_images import write_digits
 
 SHORT = ["-s", "rounds=1", "-s", "data.sources=2", "-s", "data.targets=2"]
 MORE = {"simulate": SHORT, "pretrain": [*SHORT, "--epochs", "1"]}
@@ -62,12 +63,8 @@ def play(folder: Path, words: list[str], environment: dict[str, str]) -> tuple[i
 @pytest.fixture
 def start(tmp_path: Path) -> Path:
     """A folder with nothing in it but the reader's own images."""
+    write_digits(tmp_path / "my-images", 6)
     pool = load("digits", image_size=8)
-    for digit in (3, 7):
-        folder = tmp_path / "my-images" / str(digit)
-        folder.mkdir(parents=True)
-        for i in np.flatnonzero(pool.labels == digit)[:6]:
-            Image.fromarray(pool.pixels(np.array([i]))[0, 0]).save(folder / f"{i}.png")
     Image.fromarray(pool.pixels(np.array([0]))[0, 0]).save(tmp_path / "photo.png")
     return tmp_path
 

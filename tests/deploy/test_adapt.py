@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from common.data.load import load
 from common.errors import FileError, ModelError
 from common.modelfile import Card, load_model, save_model
 from common.models import FlatModel, build
 from deploy.adapt import adapt_model
+from tests.own_images import write_digits
 
 
 @pytest.fixture
@@ -31,13 +30,7 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """Ten images of each of two digits."""
-    pool = load("digits", image_size=8)
-    for digit in (3, 7):
-        folder = tmp_path / "images" / str(digit)
-        folder.mkdir(parents=True)
-        for i in np.flatnonzero(pool.labels == digit)[:10]:
-            Image.fromarray(pool.pixels(np.array([i]))[0, 0]).save(folder / f"{i}.png")
-    return tmp_path / "images"
+    return write_digits(tmp_path / "images", 10)
 
 
 def test_an_adapted_model_is_another_and_knows_the_task(model: Path, images: Path, tmp_path: Path):
