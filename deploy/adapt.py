@@ -14,6 +14,7 @@ from common.data.client import client_data
 from common.data.folder import load_folder_split
 from common.errors import ModelError
 from common.modelfile import load_model, save_model
+from deploy.model_file import model_file
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def adapt_model(
 
     Parameters
     ----------
+    model_path: a model file, or the folder of a run, whose last model is meant.
     folder: one subfolder of images for each class; not every class has to be there.
     steps, alpha: of gradient descent on the support images; by default what the model's card says.
     support_fraction: share of the images to adapt on.
@@ -57,7 +59,7 @@ def adapt_model(
     ModelError: the model cannot be used, or diverges on these images; nothing is saved.
     DataError: the folder or an image cannot.
     """
-    model, buffers, card = load_model(model_path)
+    model, buffers, card = load_model(model_file(model_path))
     wanted = {
         "name": "folder", "image-size": card.image_size, "channels": card.channels,
         "support-fraction": support_fraction, "seed": seed,

@@ -141,7 +141,7 @@ def report(
 
 @app.command()
 def adapt(
-    model: Annotated[Path, typer.Argument(help="A model file of a run.")],
+    model: Annotated[Path, typer.Argument(help="Folder of a run, or a model file.")],
     folder: Annotated[Path, typer.Argument(help="Labelled images, one subfolder for each class.")],
     out: Annotated[Path, typer.Option(help="The adapted model.")] = Path("adapted.safetensors"),
     steps: Annotated[int | None, typer.Option(min=0, help="Gradient steps.")] = None,
@@ -250,8 +250,10 @@ def export(
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="A model file: .safetensors, .onnx or .pt")],
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    model: Annotated[
+        Path, typer.Argument(help="Folder of a run, or a model: .safetensors, .onnx or .pt")
+    ],
+    images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.")],
     top: Annotated[int, typer.Option(min=1, help="Labels shown for each image.")] = 3,
 ) -> None:
     """Label images, with confidences."""

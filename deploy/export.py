@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from common.errors import ModelError
 from common.files import write_atomic
 from common.modelfile import Card, load_model
+from deploy.model_file import model_file
 
 Format = Literal["onnx", "torchscript"]
 
@@ -63,7 +64,7 @@ def export_model(source: Path, format: str = "onnx", out: Path | None = None) ->
     """
     if format not in get_args(Format):
         raise ModelError(f"no export format {format!r}; choose {' or '.join(get_args(Format))}")
-    path = source / "models" / "last.safetensors" if source.is_dir() else source
+    path = model_file(source)
     kind: Format = "onnx" if format == "onnx" else "torchscript"
     target = out or path.with_suffix(SUFFIX[kind])
     if target.is_dir() or target.suffix.lower() != SUFFIX[kind]:

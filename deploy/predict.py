@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.data.image_folder import decode
+from common.data.image_folder import SUFFIXES, decode, list_all_images
 from common.errors import DataError, ModelError
 from deploy.export import CARD, load_packaged
+from deploy.model_file import model_file
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Pixels, shape (n, c, size, size), to probabilities, shape (n, classes)."""
@@ -50,16 +51,18 @@ def predict(
 
     Parameters
     ----------
-    model: a run's .safetensors, or an exported .onnx or .pt.
+    model: a run's folder or .safetensors, or an exported .onnx or .pt.
+    images: files, and folders, of which all images within are meant, in the order of their paths.
     top: length of the ranking.
     refused: is told of each file that is not an image, and the others go on.
 
     Raises
     ------
     ModelError: the model cannot be used.
-    DataError: a file is not an image, and there is no ``refused``.
+    DataError: a file is not an image, and there is no ``refused``; or a folder holds no image.
     """
-    run, card = _open(model)
+    run, card = _open(model_file(model))
+    images = [path for given in images for path in _files(given)]
     classes: list[str] = card["classes"]
     for start in range(0, len(images), BATCH):
         read: dict[int, NDArray[np.uint8]] = {}
@@ -78,12 +81,15 @@ def predict(
             yield Prediction(images[position], *ranking[0], ranking)
 
 
+def _files(given: Path) -> list[Path]:
+    if not given.is_dir():
+        return [given]
+    if found := list_all_images(given):
+        return found
+    raise DataError(f"{given} holds no images ({', '.join(SUFFIXES)}); name another folder")
+
+
 def _open(path: Path) -> tuple[Run, dict[str, Any]]:
-    if not path.is_file():
-        raise ModelError(
-            f"{path} is not a file: name a model such as runs/NAME/models/last.safetensors, or "
-            "what 'augflower export' wrote"
-        )
     if path.suffix.lower() == ".onnx":
         return _open_onnx(path)
     if path.suffix.lower() == ".pt":

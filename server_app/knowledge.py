@@ -9,7 +9,7 @@ import numpy as np
 
 from common.config import RunSettings
 from common.data.folder import load_folder_split
-from common.data.image_folder import decode, list_images
+from common.data.image_folder import decode, list_all_images, list_images
 from common.data.images import Indices, Pixels
 from common.data.load import load
 from common.data.plan import plan
@@ -137,8 +137,7 @@ def _unlabelled(folder: Path, size: int, channels: int) -> Pixels:
     """All images in ``folder`` and in the folders within, in the order of their paths."""
     if not folder.is_dir():
         raise DataError(f"{folder} (AUGFLOWER_SERVER_DATA) is not a folder")
-    folders = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
-    paths = [path for place in folders for path in list_images(place)]
+    paths = list_all_images(folder)
     if not paths:
         raise DataError(f"{folder} (AUGFLOWER_SERVER_DATA) holds no images")
     return np.stack([decode(path, size, channels) for path in paths])

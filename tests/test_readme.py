@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from common.data.load import load
 from tests.conftest import ROOT
-from tests.own_images import write_digits
 
 SHORT = ["-s", "rounds=1", "-s", "data.sources=2", "-s", "data.targets=2"]
 MORE = {"simulate": SHORT, "pretrain": [*SHORT, "--epochs", "1"]}
@@ -62,10 +59,8 @@ def play(folder: Path, words: list[str], environment: dict[str, str]) -> tuple[i
 
 @pytest.fixture
 def start(tmp_path: Path) -> Path:
-    """A folder with nothing in it but the reader's own images."""
-    write_digits(tmp_path / "my-images", 6)
-    pool = load("digits", image_size=8)
-    Image.fromarray(pool.pixels(np.array([0]))[0, 0]).save(tmp_path / "photo.png")
+    """A folder with nothing in it but the sample images."""
+    shutil.copytree(ROOT / "samples", tmp_path / "samples")
     return tmp_path
 
 
@@ -75,6 +70,21 @@ def test_every_line_is_known():
     assert variables() == {"AUGFLOWER_PRIVATE_MODEL": "private"}
     verbs = {words[0] for words in commands()}
     assert {"simulate", "pretrain", "report", "resume", "adapt", "export", "predict"} <= verbs
+
+
+def test_what_the_commands_leave_is_ignored_by_git(tmp_path: Path):
+    """Nobody commits a run, or a private model, by accident."""
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    products = [
+        "runs/A/run.json", "private/config.json", "comparison.html", "adapted.safetensors",
+        "teacher/weights.pt", "models/last.onnx",
+    ]  # fmt: skip
+    found = subprocess.run(
+        ["git", "-C", tmp_path, "check-ignore", *products],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.stdout.split() == products
 
 
 @pytest.mark.slow

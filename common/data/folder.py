@@ -1,7 +1,8 @@
 """A device's own labelled images: a folder with one subfolder a class.
 
-An image's half, support or query, follows from its content alone, so it stays in it when images
-are renamed, moved between devices or added.
+Which half an image is in, support or query, follows from its content and, in a class of few images,
+from that of the others: it stays in it when images are renamed or moved between devices, and where
+there are many also when some are added.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from common.data.plan import ClientSplit
 from common.errors import DataError
 
 log = logging.getLogger(__name__)
+
+FEW = 20
+"""Images of a class under which its support set has exactly the share that is asked for."""
 
 
 def image_hashes(folder: Path) -> list[str]:
@@ -44,9 +48,10 @@ def load_folder_split(
 
     A subfolder's name is matched to the run's classes by its letters and digits alone: folder
     ``ankle-boot`` is class ``Ankle boot``. An image goes to the support set if its hash, seen as
-    a fraction of 1, is under support-fraction. A class without an image on one side of that mark
-    gives the image nearest to it. A second copy of an image is left out. Images of any size are
-    cut to their largest centred square and resized to image-size.
+    a fraction of 1, is under support-fraction; of a class of under ``FEW`` images, those with the
+    smallest hashes do, round(support-fraction * n), so that chance does not decide what a device
+    adapts on. Each half has at least one image of each class. A second copy of an image is left
+    out. Images of any size are cut to their largest centred square and resized to image-size.
 
     Parameters
     ----------
@@ -75,9 +80,7 @@ def load_folder_split(
                 f"{folder / name} holds {len(ordered)} image that is not a copy; at least 2 are "
                 "needed, one to adapt on and one to measure: add some, or remove the subfolder"
             )
-        positions = [_position(item, settings.seed) for item in ordered]
-        below = sum(position < settings.support_fraction for position in positions)
-        cut = min(max(below, 1), len(ordered) - 1)
+        cut = _cut([_position(item, settings.seed) for item in ordered], settings.support_fraction)
         start = len(hashes)
         support += range(start, start + cut)
         query += range(start + cut, start + len(ordered))
@@ -181,6 +184,14 @@ def _position(digest: str, seed: int) -> float:
     """A content hash as a number in [0, 1), spread anew by each seed."""
     salted = hashlib.sha256(f"{seed} {digest}".encode()).digest()
     return int.from_bytes(salted[:8], "big") / 2**64
+
+
+def _cut(positions: Sequence[float], fraction: float) -> int:
+    """How many of a class's images, by ascending position, are its support set."""
+    count = len(positions)
+    share = int(fraction * count + 0.5)
+    below = share if count < FEW else sum(position < fraction for position in positions)
+    return min(max(below, 1), count - 1)
 
 
 def _mixed(rows: list[int], hashes: list[str]) -> Indices:

@@ -49,6 +49,12 @@ def list_images(folder: Path) -> list[Path]:
     )
 
 
+def list_all_images(folder: Path) -> list[Path]:
+    """The images in ``folder`` and in the folders within, in the order of those folders."""
+    folders = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
+    return [path for place in folders for path in list_images(place)]
+
+
 def decode(path: Path, size: int, channels: int) -> Pixels:
     """One image, uint8, shape (channels, size, size).
 

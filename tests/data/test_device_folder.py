@@ -80,7 +80,17 @@ def test_halves_survive_renaming_and_moving(folder: Path, tmp_path: Path) -> Non
         assert np.array_equal(one, two)  # the order, too
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_few_images_are_halved_in_each_class_alike(folder: Path, seed: int) -> None:
+    images, split = load_folder_split(folder, CLASSES, SETTINGS.model_copy(update={"seed": seed}))
+    assert np.bincount(images.labels[split.support], minlength=3).tolist() == [0, 4, 4]
+    assert np.bincount(images.labels[split.query], minlength=3).tolist() == [0, 6, 6]
+
+
 def test_halves_survive_new_images(folder: Path) -> None:
+    for index in range(100, 120):
+        paint(folder / "Bag" / f"{index}.png", 1_000 + index)
+        paint(folder / "ankle-boot" / f"{index}.png", 2_000 + index)
     support, query = halves(folder)
     for index in range(10, 60):
         paint(folder / "Bag" / f"{index}.png", index)

@@ -42,6 +42,12 @@ def test_an_adapted_model_is_another_and_knows_the_task(model: Path, images: Pat
     assert not np.array_equal(before, after)
 
 
+def test_a_run_stands_for_its_last_model(model: Path, images: Path, tmp_path: Path):
+    (tmp_path / "run" / "models").mkdir(parents=True)
+    model.rename(tmp_path / "run" / "models" / "last.safetensors")
+    assert adapt_model(tmp_path / "run", images, tmp_path / "out").path.is_file()
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("alpha", [float("nan"), float("inf"), 1e30])
 def test_a_model_that_diverges_is_not_saved(

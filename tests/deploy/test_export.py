@@ -132,6 +132,24 @@ def test_one_bad_file_does_not_cost_the_answers_for_the_others(tmp_path: Path):
     assert "text.png cannot be read as an image" in done.stderr.replace("\n", " ")
 
 
+def test_folders_stand_for_what_is_in_them(tmp_path: Path):
+    """A run's for its last model, one of images for all of them."""
+    path = model(tmp_path / "run")
+    images = tmp_path / "images"
+    for name in ("a", "b"):
+        (images / name / "deeper").mkdir(parents=True)
+        pictures(images / name / "deeper", 3)
+    (images / "notes.txt").write_text("no image")
+    [first, *_] = files = sorted(images.rglob("*.png"))
+    assert len(files) == 6
+    assert list(predict(path.parents[1], [images, first])) == list(predict(path, [*files, first]))
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(DataError, match="bare holds no images"):
+        list(predict(path, [tmp_path / "bare"]))
+    with pytest.raises(ModelError, match=r"bare holds no models/last\.safetensors"):
+        list(predict(tmp_path / "bare", [images]))
+
+
 def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = model(tmp_path)
     with pytest.raises(ModelError, match="choose onnx or torchscript"):
@@ -147,7 +165,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (tmp_path / "text").write_text("no folder")
         with pytest.raises(ModelError, match=message):
             export_model(tmp_path, "onnx", tmp_path / out)
-    with pytest.raises(ModelError, match="name a model such as"):
+    with pytest.raises(ModelError, match="name the folder of a run"):
         export_model(tmp_path / "no-run" / "x.safetensors")
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(DataError, match=r"text\.png cannot be read as an image"):

@@ -1,0 +1,1 @@
+"""A few images to try the commands on."""
