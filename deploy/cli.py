@@ -287,6 +287,17 @@ def node(context: typer.Context) -> None:
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
+def superlink(context: typer.Context) -> None:
+    """Be the middle of a fleet: Flower's SuperLink, adapted to many devices."""
+    from deploy.superlink import main as run_superlink
+
+    run_superlink(context.args)
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
 def train_teacher(context: typer.Context) -> None:
     """Train a small CLIP model, a device's teacher where no public weights can be had."""
     from deploy.train_teacher import app as command

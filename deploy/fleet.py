@@ -222,7 +222,8 @@ class Fleet:
         return f"127.0.0.1:{self._http_port}"
 
     def _superlink_command(self, database: bool) -> list[str]:
-        command = ["flower-superlink", "--insecure", "--isolation", "process"]
+        command = [sys.executable, "-m", "deploy.superlink"]
+        command += ["--insecure", "--isolation", "process"]
         command += ["--host", "127.0.0.1", "--port", str(self._http_port)]
         command += ["--fleet-api-address", f"127.0.0.1:{self._fleet_port}"]
         if database:

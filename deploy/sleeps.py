@@ -12,8 +12,6 @@ letter for letter, those it was written for, which ``differences`` tells.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -21,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from common.backoff import shorten_backoff
+from deploy.adaptation import changed
 
 FINGERPRINTS = {
     "start_client_internal": "bb3df95a5f63b9849fef3ba5fac74c1d01677207e268c37d6895fb6d14399eff",
@@ -76,11 +75,7 @@ def _adapted() -> dict[str, Any]:
 
 def differences() -> list[str]:
     """Names of the functions whose source is not the one that the adaptation was written for."""
-    return [
-        name
-        for name, function in _adapted().items()
-        if hashlib.sha256(inspect.getsource(function).encode()).hexdigest() != FINGERPRINTS[name]
-    ]
+    return changed(_adapted(), FINGERPRINTS)
 
 
 def quicken_supernode(bell: Connection) -> None:

@@ -1,0 +1,70 @@
+"""The SuperLink of a fleet: Flower's own with its own options, and what of it is adapted.
+
+``AUGFLOWER_SUPERLINK_WITHOUT`` names adaptations to leave out, separated by commas, or ``all``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from common.errors import AugFlowerError, SettingsError
+from deploy.adaptation import Adaptation
+from deploy.superlink_adaptations import database
+
+ADAPTATIONS: tuple[Adaptation, ...] = (database.ADAPTATION,)
+WITHOUT = "AUGFLOWER_SUPERLINK_WITHOUT"
+_log = logging.getLogger("augflower.superlink")
+
+
+def chosen(environment: Mapping[str, str] = os.environ) -> list[Adaptation]:
+    """The adaptations that are not left out.
+
+    Raises
+    ------
+    SettingsError: one to be left out does not exist.
+    """
+    left_out = {name for name in environment.get(WITHOUT, "").replace(" ", "").split(",") if name}
+    known = {adaptation.name for adaptation in ADAPTATIONS} | {"all"}
+    if unknown := sorted(left_out - known):
+        raise SettingsError(
+            f"{WITHOUT} names {', '.join(unknown)}; there are {', '.join(sorted(known))}"
+        )
+    if "all" in left_out:
+        return []
+    return [adaptation for adaptation in ADAPTATIONS if adaptation.name not in left_out]
+
+
+def adapt(adaptations: Sequence[Adaptation]) -> None:
+    """Make each change for which Flower is the known one, and say which are not made."""
+    for adaptation in adaptations:
+        if found := adaptation.differences():
+            _log.warning(
+                "Flower's %s differ from those of flwr 1.39.0: the SuperLink runs without the "
+                "adaptation %r, so that %s",
+                ", ".join(found),
+                adaptation.name,
+                adaptation.loss,
+            )
+        else:
+            adaptation.apply()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """``python -m deploy.superlink``: the options of ``flower-superlink``."""
+    try:
+        adaptations = chosen()
+    except AugFlowerError as error:
+        sys.exit(f"error: {error}")
+    from flwr.superlink.cli.flower_superlink import flower_superlink
+
+    adapt(adaptations)
+    # Flower reads its options from here, and says them in its help.
+    sys.argv = ["flower-superlink", *(sys.argv[1:] if arguments is None else arguments)]
+    flower_superlink()
+
+
+if __name__ == "__main__":
+    main()
