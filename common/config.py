@@ -18,6 +18,15 @@ from common.errors import SettingsError
 Model = TypeVar("Model", bound=BaseModel)
 Partition = Literal["cyclic-pairs", "random-pairs", "pathological", "dirichlet", "iid"]
 
+PARTITIONS: dict[Partition, str] = {
+    "cyclic-pairs": "two neighbouring classes a client, in turn, as in AugFL's experiments",
+    "random-pairs": "two classes a client, from shuffled decks of all classes",
+    "pathological": "data.classes-per-client classes a client",
+    "dirichlet": "every client its own mix of classes, from a Dirichlet distribution",
+    "iid": "every client the same mix of classes",
+}
+"""What each partition does."""
+
 LATE_ROUNDS = 10
 """Deadlines after which a late node that has not answered is asked again."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import tempfile
 import threading
 import time
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,26 +19,52 @@ from rich.text import Text
 
 from common.errors import AugFlowerError, RunError, SettingsError
 from deploy.doctor.commands import doctor
+from deploy.progress import RunProgress
 from deploy.provision import commands as provision
+from deploy.research import explain, lists
 
 app = typer.Typer(
     name="augflower",
     help="Federated learning for small devices, helped by large pretrained models.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 # Paths, settings and devices' words are shown as they are: a [ in them is no markup.
 console = Console(highlight=False, markup=False, emoji=False)
 
+
+def say(text: str) -> None:
+    """Print one line; the terminal breaks it, so that a copy of it is whole."""
+    console.print(text, soft_wrap=True)
+
+
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="KEY=VALUE", help="A public setting; may be repeated."),
-]
+    typer.Option(
+        "--set", "-s", metavar="KEY=VALUE", help="A public setting; may be repeated.",
+        autocompletion=explain.complete,
+    ),
+]  # fmt: skip
 
 
 DEVICES = "devices"
 """Where simulated devices keep their memory, in the folder of a run."""
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"augflower {metadata.version('augflower')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", is_eager=True, callback=_version),
+    ] = False,
+) -> None:
+    """Federated learning for small devices, helped by large pretrained models."""
 
 
 @app.command()
@@ -93,7 +119,7 @@ def pretrain(
         out, parse_assignments(settings or []), architecture, options,
         start=start, seed=seed, replace=replace, images=images, console=console,
     )  # fmt: skip
-    console.print(f"runs find it with AUGFLOWER_PRIVATE_MODEL={out}")
+    say(f"runs find it with AUGFLOWER_PRIVATE_MODEL={out}")
 
 
 @app.command()
@@ -116,14 +142,12 @@ def simulate(
     memory = server.runs / str(overrides["run-name"]) / DEVICES
     if watch and server.watch is None:
         server = replace(server, watch=Place("127.0.0.1", 8080))
-    with Watch(server, console.print) as watching:
-        folder = run_simulation(
-            overrides, server, console.print, memory=memory, status=watching.status
-        )
-        console.print(f"report: {folder / 'report.html'}")
+    with RunProgress(console) as show, Watch(server, show) as watching:
+        folder = run_simulation(overrides, server, show, memory=memory, status=watching.status)
+        show(f"report: {folder / 'report.html'}")
         if watch and watching.url:
             with contextlib.suppress(KeyboardInterrupt):
-                console.print(f"{watching.url} stays until Ctrl-C")
+                show(f"{watching.url} stays until Ctrl-C")
                 threading.Event().wait()
 
 
@@ -136,7 +160,7 @@ def report(
     from server_app.runs.report import write_report
 
     target = out or (runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html"))
-    console.print(f"wrote {write_report(runs, target)}")
+    say(f"wrote {write_report(runs, target)}")
 
 
 @app.command()
@@ -154,11 +178,11 @@ def adapt(
     done = adapt_model(
         model, folder, out, steps=steps, alpha=alpha, support_fraction=support_fraction
     )
-    console.print(
+    say(
         f"adapted on {done.support} images, judged on {done.query} others: "
         f"{100 * done.before:.1f} % before, {100 * done.after:.1f} % after"
     )
-    console.print(f"wrote {done.path}")
+    say(f"wrote {done.path}")
 
 
 SuperLink = Annotated[
@@ -211,9 +235,9 @@ def resume(
         _run_on_fleet(config, superlink, root_certificates, insecure)
         return
     server = replace(read_server_settings(), runs=run.absolute().parent)
-    with Watch(server, console.print) as watching:
+    with RunProgress(console) as show, Watch(server, show) as watching:
         memory = run.absolute() / DEVICES
-        run_simulation(config, server, console.print, memory=memory, status=watching.status)
+        run_simulation(config, server, show, memory=memory, status=watching.status)
 
 
 def _run_on_fleet(
@@ -222,6 +246,7 @@ def _run_on_fleet(
     from deploy.bundle import app_folder
     from deploy.control import Control
     from deploy.environment import flower_environment
+    from deploy.research.effect import without_effect
     from deploy.run_config import default_config
     from deploy.submit import run_on_fleet
     from server_app.app import read_settings
@@ -229,10 +254,12 @@ def _run_on_fleet(
     if insecure == (certificates is not None):
         raise SettingsError("give either --root-certificates FILE or --insecure")
     read_settings(default_config() | config)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, RunProgress(console) as show:
+        for line in without_effect(config):
+            show(line)
         home = Path(folder)
         with Control(superlink, home, flower_environment(home), certificates) as control:
-            found = run_on_fleet(control, app_folder(home / "app"), config, print)
+            found = run_on_fleet(control, app_folder(home / "app"), config, show)
     print(found)
 
 
@@ -245,7 +272,7 @@ def export(
     """Write a model with its preprocessing and class names for other runtimes."""
     from deploy.export import export_model
 
-    console.print(f"wrote {export_model(source, format, out)}")
+    say(f"wrote {export_model(source, format, out)}")
 
 
 @app.command()
@@ -267,7 +294,7 @@ def predict(
 
     for answer in run_prediction(model, images, top, refuse):
         ranking = ", ".join(f"{label} {100 * share:.1f} %" for label, share in answer.ranking)
-        console.print(f"{answer.path}: {ranking}")
+        say(f"{answer.path}: {ranking}")
     if refused:
         raise typer.Exit(1)
 
@@ -305,17 +332,8 @@ def train_teacher(context: typer.Context) -> None:
     command(context.args, prog_name="augflower train-teacher")
 
 
-@app.command()
-def settings(
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
-    """Print all public settings with their defaults."""
-    from deploy.run_config import default_config, to_toml
-
-    config = default_config()
-    print(json.dumps(config, indent=2) if as_json else to_toml(config), end="")
-
-
+app.command()(explain.settings)
+app.command("list")(lists.show)
 app.command()(doctor)
 app.add_typer(provision.app, name="provision")
 

@@ -9,6 +9,7 @@ from typing import Any
 from client_app.app import app as client_app
 from common.config import DataSettings
 from common.errors import SettingsError
+from deploy.research.effect import without_effect
 from deploy.run_config import default_config
 from server_app.app import read_settings, run
 from server_app.settings import ServerSettings
@@ -43,6 +44,8 @@ def simulate(
     """
     config = default_config() | dict(overrides)
     settings = read_settings(config)[0]
+    for line in without_effect(overrides):
+        notice(line)
     nodes = node_configs(settings.data)
     config["round.nodes"] = len(nodes)
     if grid is None:
