@@ -8,6 +8,7 @@
     ├── WireError       a message does not fit its contract
     ├── FleetError      a node, a process or a connection failed
     └── RunError        a run cannot go on, or cannot be resumed
+        └── DivergedError   its model is lost
 
 Each message names the thing that is wrong and the way out.
 """
@@ -52,3 +53,7 @@ class FleetError(AugFlowerError):
 
 class RunError(AugFlowerError):
     """A run cannot go on, or cannot be resumed."""
+
+
+class DivergedError(RunError):
+    """The model of a run is lost: its loss has grown out of all bounds."""

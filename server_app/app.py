@@ -18,7 +18,7 @@ import server_app.methods
 from common import registry
 from common.backoff import shorten_backoff
 from common.config import RunSettings, other_sections, read_run_config, read_section
-from common.errors import AugFlowerError, RunError, SettingsError
+from common.errors import AugFlowerError, DivergedError, RunError, SettingsError
 from common.modelfile import Card
 from server_app.initial import initial_model
 from server_app.knowledge import KnowledgeSettings, open_knowledge
@@ -122,12 +122,13 @@ def run(
         notice(f"stopped; go on with: augflower resume {folder.path}")
         raise
     except BaseException as error:
-        _end(rounds, notice, "failed", error=str(error))
+        lost = {"diverged": rounds.current} if isinstance(error, DivergedError) else {}
+        _end(rounds, notice, "failed", error=str(error), **lost)
         raise
     else:
         rounds.end("finished")
     finally:
-        rounds.report()
+        rounds.conclude()
     return folder.path
 
 
@@ -207,10 +208,10 @@ def _same_settings(folder: RunFolder, config: Mapping[str, Any]) -> None:
                 f"{config.get(key)!r}; a run can be resumed only with its own settings"
             )
     new = {key: config[key] for key in FREE - {"resume", "run-name"} if key in config}
-    folder.update(status="running", ended=None, error=None, settings=old | new)
+    folder.update(status="running", ended=None, error=None, diverged=None, settings=old | new)
 
 
-def _end(rounds: Rounds, notice: Notice, how: str, **notes: str) -> None:
+def _end(rounds: Rounds, notice: Notice, how: str, **notes: Any) -> None:
     """Note a bad end; that it cannot be noted must not hide what it was."""
     try:
         rounds.end(how, **notes)
@@ -226,7 +227,9 @@ def _resume(folder: RunFolder, rounds: Rounds, status: Status, notice: Notice) -
     round, groups, notes = kept
     for line in folder.mend_record(round, notes["line"]):
         status.close(line)
-    folder.update(resumed_from=f"round {round}")
+    before = folder.meta.get("resumed_after", [])
+    folder.update(resumed_from=f"round {round}", resumed_after=[*before, round])
+    notice(f"going on after round {round}, from its checkpoint")
     rounds.load_state(groups, notes)
     return round + 1
 

@@ -64,6 +64,7 @@ class Nodes:
     ----------
     enrolled: node id -> what it told about itself.
     online: node id -> when it last came online, in the SuperLink's words, at the last look.
+    names: node id -> the name under which its key was registered, of those that have one.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Nodes:
         self.enrolled: dict[int, enrolment.Up] = {}
         self.online: dict[int, str] = {}
         self._seats: dict[int, int] = {}
+        self.names: dict[int, str] = {}
 
     @property
     def sources(self) -> list[int]:
@@ -102,6 +104,14 @@ class Nodes:
     def last(self, seat: int) -> int:
         """The node that was in a seat last, be it online or not."""
         return next((node for node in self.enrolled if self.seat(node) == seat), seat)
+
+    def name(self, node: int) -> str:
+        """What people call a node: its registered name, or its id and the clients it plays."""
+        up = self.enrolled.get(node)
+        if node in self.names or up is None or not self._plan.digest:
+            return self._called(node)
+        first, last = min(up.clients), max(up.clients)
+        return f"node {node} (client{f's {first} to {last}' if last > first else f' {first}'})"
 
     def wait_for(self, count: int, seconds: float) -> None:
         """Wait until ``count`` nodes have introduced themselves.
@@ -144,6 +154,8 @@ class Nodes:
             for node, message_id in zip(new, push(self._grid, write), strict=True):
                 if message_id:
                     self._asked[node] = (message_id, now + self._patience)
+                    if node not in self._refused:
+                        self._status.node(node, "unready", reason="has not introduced itself yet")
         for node, (message_id, until) in list(self._asked.items()):
             reply = pull(self._grid, message_id)
             if reply is None and now < until and node in self.online:
@@ -155,9 +167,13 @@ class Nodes:
                 problem = str(refusal)
                 self._rejected[node] = refusal.entry(node, "introduction")
                 self._status.node(node, "rejected", reason=f"cannot take part: {problem}")
+            else:
+                if problem:
+                    reason = f"cannot take part: {problem}"
+                    self._status.node(node, "unready", reason=reason, seen=reply is not None)
             if problem:
                 self._refused[node] = time.monotonic()
-                self._notice(f"node {node} cannot take part: {problem}")
+                self._notice(f"{self.name(node)} cannot take part: {problem}")
         self._seats = {self.seat(node): node for node in self.enrolled.keys() & self.online.keys()}
 
     def rejected(self) -> list[dict[str, str]]:
@@ -168,7 +184,16 @@ class Nodes:
 
     def _look(self) -> None:
         before = self.online
-        self.online = {n.node_id: n.last_activated_at for n in self._grid.get_nodes()}
+        there = list(self._grid.get_nodes())
+        self.online = {n.node_id: n.last_activated_at for n in there}
+        # Whoever registered the key has chosen it, not the device.
+        for n in there:
+            if n.name and self.names.get(n.node_id) != n.name:
+                self.names[n.node_id] = printable(n.name, 80)
+                self._status.name(n.node_id, self.names[n.node_id])
+        for node in self._refused.keys() - self.enrolled.keys():
+            if node in before and node not in self.online:
+                self._status.node(node, "gone", reason="it is no longer connected")
         for node in self.enrolled:
             if node in before and node not in self.online:
                 self._status.node(node, "gone", reason="it is no longer connected")
@@ -192,14 +217,18 @@ class Nodes:
         for other in list(self.enrolled) if self._plan.digest else []:
             shared = sorted(set(up.clients) & set(self.enrolled[other].clients))
             if shared and other in self.online:
-                return f"node {other} plays clients {shared} already"  # or did, until a restart
+                # Or did, until a restart.
+                return f"{self._called(other)} plays clients {shared} already"
             if shared:
                 del self.enrolled[other]  # this node has come in its place
-                self._status.node(other, "gone", reason=f"node {node} has taken its place")
+                self._status.node(other, "gone", reason=f"{self._called(node)} has taken its place")
         self.enrolled[node] = up
         clients = ",".join(map(str, up.clients))
         self._status.node(node, "online", role=up.role, clients=clients, seen=True)
         return ""
+
+    def _called(self, node: int) -> str:
+        return self.names.get(node, f"node {node}")
 
     def _with_role(self, role: str) -> list[int]:
         return sorted(s for s, node in self._seats.items() if self.enrolled[node].role == role)

@@ -11,15 +11,18 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from common.config import RunSettings
-from common.errors import RunError
+from common.errors import DivergedError, RunError
 from common.modelfile import Card, save_model
 from server_app.admission import Gate
 from server_app.exchange import Exchange
 from server_app.judging import judge
+from server_app.losses import told
 from server_app.method import Knowledge, Method
 from server_app.nodes import Nodes, Plan
 from server_app.pace import Pace
+from server_app.runs import verdict, words
 from server_app.runs.folder import RunFolder
+from server_app.runs.record import read_run
 from server_app.runs.report import write_report
 from server_app.status import Status
 from server_app.stopwatch import Stopwatch
@@ -32,7 +35,12 @@ PAGE_SHARE = 0.05
 
 
 class Rounds:
-    """Drives one method over one fleet."""
+    """Drives one method over one fleet.
+
+    Attributes
+    ----------
+    current: the round that goes on, or went on last.
+    """
 
     def __init__(
         self,
@@ -63,7 +71,7 @@ class Rounds:
                 settings, method, contract, self._nodes, self._exchange, self._gate, status, notice
             )
         self._best = math.inf
-        self._current = 0
+        self.current = 0
         self._page_pace = Pace(PAGE_SHARE)
 
     def run(self, start: int) -> None:
@@ -78,13 +86,14 @@ class Rounds:
         for round in range(start, last + 1):
             self._round(round)
         self._save_model("last")
+        self._judge()
 
     def end(self, how: str, **notes: Any) -> None:
         """Note that the run is finished, failed or stopped, with more for ``run.json``."""
         try:
             self._folder.finish(how, **notes)
         finally:
-            self._status.phase(self._current, how)
+            self._status.phase(self.current, how)
 
     def report(self) -> None:
         """Write the run's page; a page that cannot be written must not end a run."""
@@ -92,6 +101,15 @@ class Rounds:
             write_report([self._folder.path], self._folder.path / "report.html")
         except (RunError, OSError) as error:
             self._notice(f"the page could not be written: {error}")
+
+    def conclude(self) -> None:
+        """Write the run's page and say what became of the run."""
+        self.report()
+        try:
+            said = words.headline(read_run(self._folder.path))
+        except Exception as error:  # how a run has ended must not depend on the words for it
+            said = f"the record could not be read: {error}"
+        self._notice(plain(said))
 
     def load_state(self, groups: dict[str, Any], notes: dict[str, Any]) -> None:
         """Take up a checkpoint."""
@@ -105,8 +123,18 @@ class Rounds:
             for seat, examples in notes["enrolled"].items():
                 self._training.enrol(int(seat), examples)
 
+    def _judge(self) -> None:
+        """A run that has lost its model has not finished, even if all its rounds are done."""
+        lost = verdict.divergence(read_run(self._folder.path))
+        if lost is not None:
+            self.current = lost.round
+            raise DivergedError(
+                f"round {lost.round}: diverged, {lost.reason}; the models are kept. Raise rho, or "
+                "lower the learning rate or lambda"
+            )
+
     def _round(self, round: int) -> None:
-        self._current = round
+        self.current = round
         watch = Stopwatch(lambda name: self._tell(round, name))
         line: dict[str, Any] = {"seconds": watch.seconds, "bytes_down": 0, "bytes_up": 0}
         if round > 0 and self._training is not None:
@@ -125,9 +153,6 @@ class Rounds:
                 line[name] += judged.pop(name)
             line["rejected"] = line.get("rejected", []) + judged.pop("rejected")
             line |= judged
-            for entry in judged["evaluation_missing"]:
-                node, reason = entry["node"], entry["reason"]
-                self._notice(f"round {round}: node {node} has not judged the model: {reason}")
         line["rejected"] = line.get("rejected", []) + self._nodes.rejected()
         self._close(round, line, watch)
 
@@ -139,7 +164,7 @@ class Rounds:
 
     def _diverged(self, round: int) -> None:
         if not math.isfinite(float(abs(self._method.model.vector).sum())):
-            raise RunError(
+            raise DivergedError(
                 f"round {round}: the model is no longer finite; the checkpoint of round "
                 f"{round - 1} is kept. Raise rho or lower lambda or the learning rate"
             )
@@ -150,6 +175,9 @@ class Rounds:
         if loss is not None and loss < self._best:
             self._best = loss
             self._save_model("best")
+        names = {str(node): name for node, name in self._nodes.names.items()}
+        if names.items() - self._folder.meta.get("nodes", {}).items():
+            self._folder.update(nodes=self._folder.meta.get("nodes", {}) | names)
         line = {"round": round, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **line}
         with watch.phase("checkpoint"):
             groups, notes = self._method.state()
@@ -169,6 +197,8 @@ class Rounds:
         if self._page_pace.due:
             with self._page_pace.measured():
                 self.report()
+        for text in told(line, self._nodes.name):
+            self._notice(text)
         self._notice(summary(round, self._settings.rounds, line))
 
     def _save_model(self, name: str) -> None:
@@ -176,11 +206,20 @@ class Rounds:
         save_model(path, self._method.model, self._method.buffers, self._card)
 
 
+def plain(text: str) -> str:
+    """For a console: with spaces that are none but spaces."""
+    return text.replace("\u00a0", " ").replace("\u202f", " ")
+
+
 def summary(round: int, rounds: int, line: dict[str, Any]) -> str:
     """One line about a round."""
     parts = [f"round {round:>{len(str(rounds))}}/{rounds}"]
     if "asked" in line:
         parts.append(f"{line['replies']}/{line['asked']} replies")
+        if line["asked"] and not line["method"]:
+            parts.append("void, the model stays")
+    if line.get("method", {}).get("fell_back"):
+        parts.append("fell back to the best model so far")
     if line.get("train"):
         parts.append(f"loss {line['train']['loss']:.4f}")
     for name, title in (("evaluation", "targets"), ("evaluation_sources", "sources")):

@@ -15,8 +15,8 @@ PHASES = (
 )  # fmt: skip
 """What a run can be doing; the last three are ends."""
 ENDS = frozenset(PHASES[-3:])
-STATES = ("online", "training", "late", "rejected", "gone")
-"""What a node can be."""
+STATES = ("unready", "online", "training", "late", "rejected", "gone")
+"""What a node can be; one that is unready is there and cannot take part, or not yet."""
 _LISTS = frozenset(
     {"clients", "missing", "rejected", "evaluation", "evaluation_sources", "evaluation_missing"}
 )
@@ -104,6 +104,12 @@ class Status:
                 entry["last_seen"] = time.time()
             self._tell()
 
+    def name(self, node: int, name: str) -> None:
+        """A node has a name in the fleet's settings."""
+        with self._changed:
+            self._entry(node)["name"] = name
+            self._tell()
+
     def close(self, line: Mapping[str, Any]) -> None:
         """A round is over; ``line`` is what was appended to ``metrics.jsonl``.
 
@@ -153,10 +159,10 @@ class Status:
         -------
         ``version`` (grows with every change), ``begins`` (how often a run began here), ``meta``,
         ``rounds``, ``round``, ``phase``, ``since`` (Unix seconds at which the phase began),
-        ``nodes`` (by id: state, role, clients, reason, last_seen, replies, missing, rejected, and
-        of its last reply round, seconds, loss and what it did without), ``lines`` (of the record,
-        without single clients; missing and rejected are counts), ``incidents`` (newest last:
-        round, kind, node, step, field, reason), ``totals`` and ``seconds`` (of all rounds, by
+        ``nodes`` (by id: name, state, role, clients, reason, last_seen, replies, missing, rejected,
+        and of its last reply round, seconds, loss and what it did without), ``lines`` (of the
+        record, without single clients; missing and rejected are counts), ``incidents`` (newest
+        last: round, kind, node, step, field, reason), ``totals`` and ``seconds`` (of all rounds, by
         phase).
         """
         with self._changed:
@@ -187,6 +193,7 @@ class Status:
             node,
             {
                 "state": "online", "role": "", "clients": "", "reason": "", "last_seen": None,
+                "name": "",
                 "replies": 0, "missing": 0, "rejected": 0,
                 "round": None, "seconds": None, "loss": None, "without": None,
             },

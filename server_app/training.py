@@ -13,7 +13,7 @@ from flwr.app import Message
 
 from common import evaluation
 from common.config import RunSettings
-from common.errors import FleetError, RunError, WireError
+from common.errors import DivergedError, FleetError, RunError, WireError
 from common.wire import size
 from server_app.able import able
 from server_app.admission import Gate, check_fields
@@ -79,7 +79,7 @@ class Training:
         Raises
         ------
         FleetError: no source was there for long.
-        RunError: too many rounds in a row were void.
+        RunError: too many rounds in a row were void; a DivergedError if the model is why.
         """
         with watch.phase("waiting"):
             asked, missing = self._participants(round)
@@ -214,18 +214,18 @@ class Training:
         self._notice(f"round {round}: void, {replies} of {asked} replies are under the quorum")
         if self.void >= MAX_VOID:
             grown = [entry for entry in rejected if entry["field"] in GROWN]
-            # One device may lie about its size; that most do so at once is the model's doing.
-            advice = (
-                f". {len(grown)} were rejected for what grows when a run diverges "
-                f"({grown[0]['field']} {grown[0]['reason']}): raise rho or lower the "
-                "learning rate"
-                if 2 * len(grown) >= asked
-                else ""
-            )
-            raise RunError(
+            said = (
                 f"{MAX_VOID} rounds in a row had fewer replies than round.quorum="
-                f"{self._settings.round.quorum:g}; the last checkpoint is kept{advice}"
+                f"{self._settings.round.quorum:g}; the last checkpoint is kept"
             )
+            # One device may lie about its size; that most do so at once is the model's doing.
+            if 2 * len(grown) >= asked:
+                raise DivergedError(
+                    f"{said}. {len(grown)} were rejected for what grows when a run diverges "
+                    f"({grown[0]['field']} {grown[0]['reason']}): raise rho or lower the "
+                    "learning rate"
+                )
+            raise RunError(said)
         return {}
 
     def _examples(self, seat: int) -> int:

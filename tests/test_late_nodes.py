@@ -174,7 +174,7 @@ def test_a_target_that_does_not_judge_is_in_the_record(tmp_path: Path):
     assert by_round[4]["evaluation"]["examples"] > 0
     assert by_round[4]["evaluation_missing"] == []
     assert "evaluation_missing" not in by_round[1]
-    assert any(f"node {target} has not judged" in text for text in notices)
+    assert any(f"no judgement from node {target} (clients" in text for text in notices)
 
 
 class ReturningGrid(InProcessGrid):

@@ -33,7 +33,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from common.errors import RunError, SettingsError
+from common.errors import DivergedError, SettingsError
 from common.methods.augfl import Down, Up
 from common.sketch import NUMBERS, agree, sketch
 from common.tensors import Tensors
@@ -195,7 +195,7 @@ class Server:
             loss = self._loss / self._weights
             excess = self._ground.excess(loss, self.model)
             if excess > LOST and not self._settings.adaptive_rho:
-                raise RunError(
+                raise DivergedError(
                     f"round {round}: diverged, the loss is {loss:.3g} and was "
                     f"{self._ground.first:.3g}; raise rho or set adaptive-rho"
                 )

@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
+from common.errors import DivergedError
 from server_app.method import MethodSettings, Setup, State
+from server_app.usual import CAP
 
 
 class Settings(MethodSettings):
@@ -38,11 +40,21 @@ class Server:
         """Sources do not take part."""
 
     def step(self, round: int) -> dict[str, float]:
-        """One round's steps on R_h."""
+        """One round's steps on R_h.
+
+        Raises
+        ------
+        DivergedError: R_h has grown out of all bounds.
+        """
         start = torch.tensor(self.model.vector)
         theta, terms = start.clone(), dict[str, float]()
         for _ in range(self._settings.steps):
             slope, terms = self._knowledge.gradient(theta)
+            if not terms["loss"] <= CAP:
+                raise DivergedError(
+                    f"round {round}: diverged, R_h is {terms['loss']:.3g}; lower transfer.rate="
+                    f"{self._settings.rate:g}"
+                )
             theta.sub_(slope, alpha=self._settings.rate)
         self.model = self.model.with_vector(theta.numpy())
         return {f"transfer_{name}": value for name, value in terms.items()} | {

@@ -46,6 +46,12 @@ class Meta(_Record):
     private_model: bool = False
     clients: dict[str, int] = Field(default_factory=dict)  # number of "sources" and "targets"
     resumed_from: str | None = None
+    resumed_after: list[int] = Field(
+        default_factory=list
+    )  # rounds whose checkpoints it went on from
+    diverged: int | None = None  # the round that found it, where that ended the run
+    lacking: str = ""  # why it was not what its method promises
+    nodes: dict[str, str] = Field(default_factory=dict)  # id -> name in the fleet's settings
     error: str | None = None  # why a run failed
 
 
@@ -84,6 +90,7 @@ class Judged(_Record):
     examples: Number = math.nan
     accuracy_before: Number = math.nan
     accuracy_after: Number = math.nan
+    loss_after: Number = math.nan
 
 
 class Evaluation(_Record):
@@ -110,6 +117,7 @@ class Round(_Record):
     asked: int = 0
     missing: list[Missing] = Field(default_factory=list)
     rejected: list[Rejected] = Field(default_factory=list)
+    refusals: int | None = None  # replies to requests to train that were, where they are not listed
     train: dict[str, Number] = Field(default_factory=dict)
     method: dict[str, Number] = Field(default_factory=dict)
     clients: list[Training] = Field(default_factory=list)
@@ -120,7 +128,19 @@ class Round(_Record):
     @property
     def refused(self) -> int:
         """Replies to requests to train that were rejected."""
+        if self.refusals is not None:
+            return self.refusals
         return sum(rejected.step == "training" for rejected in self.rejected)
+
+    @property
+    def void(self) -> bool:
+        """Whether too few replies came to change the model."""
+        return self.asked > 0 and not self.method
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether the method has returned to an earlier model."""
+        return self.method.get("fell_back", 0.0) > 0
 
 
 @dataclass(frozen=True)
@@ -134,6 +154,10 @@ class Run:
     meta: Meta
     rounds: Sequence[Round]
     most_drawn: int = MOST_DRAWN
+
+    def name(self, node: str) -> str:
+        """What people call a node: its name in the fleet's settings, or else its id."""
+        return self.meta.nodes.get(node, node)
 
     @cached_property
     def evaluated(self) -> list[tuple[Round, Evaluation]]:

@@ -45,7 +45,10 @@ def replies(run: Run) -> Section | None:
         Column("Nodes"),
         Column("Rounds"),
     ]
-    rows = [[i.kind, i.reason, str(i.count), some(i.nodes), span(i.rounds)] for i in found]
+    rows = [
+        [i.kind, i.reason, str(i.count), some([run.name(node) for node in i.nodes]), span(i.rounds)]
+        for i in found
+    ]
     return Section("replies", "Replies", text, charts, [Table(columns, rows), *_devices(run)])
 
 
@@ -83,7 +86,7 @@ def _devices(run: Run) -> list[Table]:
         clients = list(dict.fromkeys(c for part in parts for c in part.client.split(",")))
         rows.append(
             [
-                node,
+                run.name(node),
                 some(clients),
                 str(len({record.round for record, _ in answered[node]})),
                 *map(str, lost[node]),

@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from server_app.runs import scores, words
+from server_app.runs import scores, verdict, words
 from server_app.runs.charts import line_chart, paired_chart
 from server_app.runs.costs import phases, traffic
 from server_app.runs.marks import BASE, Band, Chart, Series
@@ -46,16 +46,17 @@ def facts_of(run: Run) -> list[tuple[str, str, str]]:
     final, best = scores.last(run), scores.best(run)
     facts = []
     if final is not None and math.isfinite(final.after):
-        spread = (
-            f"± {fixed(100 * final.std, 1)} from client to client"
-            if math.isfinite(final.std)
-            else ""
-        )
+        which = f"round {final.round}, the last" if final.round else "untrained"
+        spread = f", ± {fixed(100 * final.std, 1)} from client to client"
+        remark = which + (spread if math.isfinite(final.std) else "")
         if words.adapts(run):
-            facts.append(("After adaptation", PERCENT.text(final.after), spread))
+            facts.append(("After adaptation", PERCENT.text(final.after), remark))
             facts.append(("Before", PERCENT.text(final.before), "the model as it is sent"))
         else:
-            facts.append(("Accuracy", PERCENT.text(final.after), spread))
+            facts.append(("Accuracy", PERCENT.text(final.after), remark))
+    start = verdict.untrained(run)
+    if start is not None and final is not None and final.round and math.isfinite(start.after):
+        facts.append(("Untrained", PERCENT.text(start.after), "round 0, as far adapted"))
     if best is not None and final is not None and best.round != final.round:
         facts.append(("Best", PERCENT.text(best.after), f"in round {best.round}"))
     if lost := scores.lost(run):

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from server_app.runs import scores
+from server_app.runs import scores, verdict
 from server_app.runs.record import Run
 from server_app.runs.scales import NBSP, PERCENT, POINTS, Unit, byte_unit, fixed, significant
 from server_app.runs.scores import Score
@@ -13,44 +13,51 @@ _CLEAR = 2.0  # standard errors beyond which a difference is called one
 
 
 def headline(run: Run) -> str:
-    """What happened in one run, in one sentence."""
-    final, diverged = scores.last(run), scores.diverged_at(run)
-    done = run.rounds[-1].round if run.rounds else 0
-    if diverged is not None:
-        best = scores.best(run)
-        past = f"; before that it reached {PERCENT.text(best.after)}" if best else ""
-        return f"The run diverged in round {diverged}{past}"
+    """What happened in one run, in one sentence; what went wrong comes first."""
+    final, lost = scores.last(run), verdict.divergence(run)
+    done, running = run.rounds[-1].round if run.rounds else 0, run.meta.status == "running"
+    if lost is not None:
+        earlier = [e.accuracy_after for r, e in run.evaluated if 0 < r.round < lost.round]
+        top = max(scores.finite(earlier), default=None)
+        past = "" if top is None else f"; before that it reached {PERCENT.text(top)}"
+        return f"The run diverged in round {lost.round}{past}"
+    if run.meta.lacking:
+        return f"This was not {run.meta.method}: {run.meta.lacking}"
     if run.meta.status == "failed":
-        past = f", at {PERCENT.text(final.after)}" if final else ""
+        past = f", at {PERCENT.text(final.after)}" if final and final.round else ""
         return f"The run failed after {count(done, 'round')}{past}"
-    if final is not None:
-        when = f"Round {final.round}: " if run.meta.status == "running" else ""
-        reached, whom = when + PERCENT.text(final.after), on_clients(run, final)
-        if not adapts(run):
-            return f"{reached} on {whom}"
-        gain = POINTS.signed(final.gain)
-        return f"{reached} after adaptation on {whom}, {gain} over no adaptation"
-    if run.meta.status == "running":
+    if final is None or (final.round == 0 and done > 0):
+        return _nothing_judged(run, done)
+    late = None if running else verdict.unjudged(run)
+    if late is not None:
         return (
-            f"{count(done, 'round')} done, nothing evaluated yet" if done else "The run has begun"
+            f"The model of round {late.round} was not judged; that of round {final.round} "
+            f"reached {PERCENT.text(final.after)} on {on_clients(run, final)}"
         )
-    return f"{count(done, 'round')} of training, nothing evaluated"
+    when = f"Round {final.round}: " if running else ""
+    adapted = " after adaptation" if adapts(run) else ""
+    said = f"{when}{PERCENT.text(final.after)}{adapted} on {on_clients(run, final)}"
+    if final.round == 0:
+        return f"The untrained model: {said.removeprefix(when)}"
+    return _with_gain(said, verdict.gained(run))
 
 
 def sentences(run: Run) -> list[str]:
     """What stands below the headline of one run."""
     meta, final, best = run.meta, scores.last(run), scores.best(run)
     said = []
-    if final and math.isfinite(final.after) and math.isfinite(final.error):
-        said.append(
-            f"The mean over clients is known to ±{NBSP}{_points(final.error)} (standard error)."
-        )
+    lost = verdict.divergence(run)
+    if lost is not None and not meta.error:
+        said.append(f"It diverged: {lost.reason}.")
+    said += _judged_sentences(run, lost is not None)
     if final and best and best.round != final.round and math.isfinite(final.after):
-        said.append(f"The best evaluation was {PERCENT.text(best.after)} in round {best.round}.")
+        said.append(
+            f"The best evaluation was {PERCENT.text(best.after)} in round {best.round}, "
+            f"the last {PERCENT.text(final.after)} in round {final.round}."
+        )
     if meta.private_model:
         said.append("A private model on the server took part in training.")
-    if meta.resumed_from:
-        said.append(f"The run was resumed from {meta.resumed_from}.")
+    said += _happened(run)
     if meta.error:
         said.append(f"It ended with: {meta.error}")
     if meta.status == "stopped":
@@ -160,9 +167,10 @@ def clients(run: Run, final: Score) -> str:
     return count(final.clients or run.meta.clients.get("targets", 0), "client")
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, plural: str = "") -> str:
     """``1 round``, ``2 rounds``."""
-    return f"{number:,}{NBSP}{noun}{'' if number == 1 else 's'}".replace(",", "\u202f")
+    said = noun if number == 1 else plural or f"{noun}s"
+    return f"{number:,}{NBSP}{said}".replace(",", "\u202f")
 
 
 def size(amount: float) -> str:
@@ -200,6 +208,89 @@ def metric(name: str) -> str:
 def difference_text(found: scores.Difference | None) -> str:
     """A difference in points with its standard error."""
     return "–" if found is None else _with_error(found)
+
+
+def _nothing_judged(run: Run, done: int) -> str:
+    if run.meta.status == "running":
+        if not done:
+            return "The run has begun"
+        return f"{count(done, 'round')} done, the trained model was not evaluated yet"
+    return f"{count(done, 'round')} of training, the trained model was never evaluated"
+
+
+def _with_gain(said: str, gain: scores.Difference | None) -> str:
+    """An accuracy beside that of the untrained model; worse comes first."""
+    if gain is None:
+        return said
+    clear = not abs(gain.value) < _CLEAR * gain.error
+    if gain.value < 0 and clear:
+        below = POINTS.text(-gain.value)
+        return f"Training made the model worse by {below}: {said}"
+    if not clear or gain.value == 0:
+        return f"Training made no clear difference: {said}"
+    return f"{said}, {POINTS.signed(gain.value)} over the untrained model"
+
+
+def _judged_sentences(run: Run, lost: bool) -> list[str]:
+    """What the last evaluation says, and what it is worth."""
+    said: list[str] = []
+    final, start = scores.last(run), verdict.untrained(run)
+    if final is None or not math.isfinite(final.after):
+        return said
+    if final.round == 0 or lost:
+        if start is not None:
+            said.append(f"The untrained model had {PERCENT.text(start.after)}.")
+        return said
+    gain = verdict.gained(run)
+    if start is not None and gain is not None:
+        error = f", a difference of {_with_error(gain)} points" if math.isfinite(gain.error) else ""
+        said.append(f"The untrained model had {PERCENT.text(start.after)}{error}.")
+    if adapts(run):
+        said.append(
+            f"Adaptation itself makes {PERCENT.text(final.after)} of {PERCENT.text(final.before)}."
+        )
+    if math.isfinite(final.error):
+        said.append(
+            f"The mean over clients is known to ±{NBSP}{_points(final.error)} (standard error)."
+        )
+    return said
+
+
+def _happened(run: Run) -> list[str]:
+    """What a reader of the curves must know of."""
+    said = []
+    fell = [r.round for r in run.rounds if r.fell_back]
+    void = [r.round for r in run.rounds if r.void]
+    refused = sum(r.refused for r in run.rounds)
+    if fell:
+        said.append(f"It fell back to an earlier model {times(len(fell))} ({listed(fell)}).")
+    if void:
+        rounds = count(len(void), "round")
+        said.append(f"{rounds} changed nothing, for too few replies came ({listed(void)}).")
+    if refused:
+        replies = count(refused, "reply", "replies")
+        verb = "was" if refused == 1 else "were"
+        said.append(f"{replies} to requests to train {verb} rejected.")
+    if run.meta.resumed_after:
+        said.append(
+            f"It was resumed {times(len(run.meta.resumed_after))} "
+            f"(after {listed(run.meta.resumed_after)})."
+        )
+    elif run.meta.resumed_from:
+        said.append(f"The run was resumed from {run.meta.resumed_from}.")
+    return said
+
+
+def times(number: int) -> str:
+    """``once``, ``twice``, ``3 times``."""
+    return {1: "once", 2: "twice"}.get(number, f"{number}{NBSP}times")
+
+
+def listed(rounds: Sequence[int], most: int = 6) -> str:
+    """``round 3``, or ``rounds 3, 8 and 4 more``."""
+    shown = ", ".join(map(str, rounds[:most]))
+    more = f" and {len(rounds) - most} more" if len(rounds) > most else ""
+    return f"round{'s' if len(rounds) > 1 else ''} {shown}{more}"
 
 
 def _private_headline(run: Run, base: Run, *, alone: bool) -> str:

@@ -29,7 +29,7 @@ _DOING = {
     "checkpoint": "The server saves the checkpoint.",
 }
 _LOST = ("missing", "rejected", "rejected_judgements", "rejected_introductions")
-_TROUBLED = frozenset({"late", "rejected", "gone"})
+_TROUBLED = frozenset({"unready", "late", "rejected", "gone"})
 MOST_NODES = 40  # nodes that are shown at once; the others are folded away
 MOST_LOSSES = 10  # replies missing or rejected that are shown at once
 _RECENT = 10  # rounds whose mean time foretells what is left
@@ -55,6 +55,7 @@ class NodeRow:
     """A node in the table."""
 
     name: str
+    clients: str  # where the name does not tell them
     node: str
     state: str
     reason: str
@@ -138,8 +139,9 @@ def losses_of(seen: dict[str, Any]) -> list[Loss]:
     """Replies missing or rejected, the newest first; what happened again stands there once."""
     rounds: dict[tuple[str, str, str, str], list[int]] = {}
     for entry in reversed(seen["incidents"]):
+        known = seen["nodes"].get(entry["node"], {})
         key = (
-            entry["node"],
+            known.get("name") or entry["node"],
             entry["kind"],
             _field(entry),
             scores.general(entry["reason"]),
@@ -203,10 +205,13 @@ def _facts(seen: dict[str, Any], run: Run) -> list[tuple[str, str, str]]:
         loss = words.loss(trained.train["loss"])
         facts.append(("Training loss", loss, f"round {trained.round}"))
     states = Counter(node["state"] for node in seen["nodes"].values())
-    if states:
+    wanted = run.meta.settings.get("round.nodes", 0)
+    total = max(states.total(), wanted if isinstance(wanted, int) else 0)
+    if total:
         here = states["online"] + states["training"]
         troubled = [f"{states[s]} {s}" for s in STATES if s in _TROUBLED and states[s]]
-        facts.append(("Nodes", f"{here} of {states.total()}", ", ".join(troubled) or "all well"))
+        troubled += [f"{total - states.total()} absent"] if total > states.total() else []
+        facts.append(("Nodes", f"{here} of {total}", ", ".join(troubled) or "all well"))
     lost = [f"{totals[kind]} {kind}" for kind in ("missing", "rejected") if totals[kind]]
     for kind in ("judgement", "introduction"):
         if number := totals[f"rejected_{kind}s"]:
@@ -241,7 +246,8 @@ def _row(node: str, entry: dict[str, Any]) -> NodeRow:
     name = f"Client{plural} {clients}" if clients else (entry["role"] or "Node").capitalize()
     seconds, loss = entry["seconds"], entry["loss"]
     return NodeRow(
-        name=name,
+        name=entry["name"] or name,
+        clients=name.lower() if entry["name"] and clients else "",
         node=node,
         state=entry["state"],
         reason=entry["reason"] or entry["without"] or "",

@@ -119,7 +119,8 @@ def test_a_run_is_seen_from_its_beginning_to_its_end(tmp_path: Path, small_run: 
             "augfl", {"augfl.lambda": 0.0, "rounds": 3}, server=server, status=watch.status,
             notice=lambda text: titles.append(read(watch.url).split("<title>")[1][:5]),
         )  # fmt: skip
-        assert titles[-1].startswith("3/3")
+        assert titles[-2].startswith("3/3")
+        assert titles[-1].startswith("finis")
         page = read(watch.url)
         assert "after adaptation on 4\u00a0clients that never took part" in page
         assert read(watch.url + "report") == (folder / "report.html").read_text()
