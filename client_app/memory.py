@@ -43,7 +43,7 @@ class Memory:
         if self._folder is None:
             return  # Flower's context belongs to one run
         mark = self._folder / _TOKEN
-        if mark.exists() and mark.read_text(encoding="utf-8") == token:
+        if mark.exists() and mark.read_bytes() == token.encode():
             return
         for path in self._folder.glob("*.safetensors"):
             path.unlink()

@@ -1,23 +1,33 @@
 """Files that are whole or absent: written beside their place, flushed, then renamed."""
 
+import contextlib
+import fcntl
+import glob
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
 from common.errors import FileError
 
+OPEN, OWN = 0o666, 0o600
+"""Modes of a file, before the umask: for whoever it lets read, and for its owner alone."""
 
-def write_atomic(path: Path, content: bytes | str) -> None:
+
+def write_atomic(path: Path, content: bytes | str, mode: int = OPEN) -> None:
     """Write ``content`` to ``path`` so that a reader, or a crash, never sees half of it.
+
+    Parameters
+    ----------
+    mode: of the file, from which the umask takes away.
 
     Raises
     ------
     FileError: it cannot be written there; what was there stays.
     """
     try:
-        _write(path, content)
+        _write(path, content, mode)
     except OSError as error:
         reason = error.strerror
         if isinstance(error, FileExistsError | NotADirectoryError):  # met on the way to the folder
@@ -25,19 +35,23 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         raise FileError(error.errno, reason, str(path)) from error
 
 
-def _write(path: Path, content: bytes | str) -> None:
+def _write(path: Path, content: bytes | str, mode: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    _remove_abandoned(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    # Made by hand, because tempfile leaves the umask aside.
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(handle, "wb") as file:
+            with contextlib.suppress(OSError):  # some file systems have no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     # Without this, the rename itself may be lost when the power goes.
     folder = os.open(path.parent, os.O_RDONLY)
@@ -45,6 +59,14 @@ def _write(path: Path, content: bytes | str) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what killed writers of ``path`` have left beside it; who still writes has a lock."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -222,10 +222,10 @@ def _end(rounds: Rounds, notice: Notice, how: str, **notes: Any) -> None:
 def _resume(folder: RunFolder, rounds: Rounds, status: Status, notice: Notice) -> int:
     """Take up the newest whole checkpoint; returns the round to begin with."""
     if (kept := folder.load_checkpoint(notice)) is None:
-        folder.mend_record(0, {})
+        folder.mend_record(0, {}, notice)
         return 0
     round, groups, notes = kept
-    for line in folder.mend_record(round, notes["line"]):
+    for line in folder.mend_record(round, notes["line"], notice):
         status.close(line)
     before = folder.meta.get("resumed_after", [])
     folder.update(resumed_from=f"round {round}", resumed_after=[*before, round])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from common.errors import AugFlowerError, FileError
-from common.files import write_atomic
+from common.files import OPEN, OWN, write_atomic
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path):
@@ -45,3 +48,52 @@ def test_it_is_an_error_of_both_kinds(tmp_path: Path):
     assert isinstance(caught.value, OSError)
     assert caught.value.errno is not None
     assert caught.value.strerror == "Is a directory"
+
+
+@pytest.mark.parametrize(
+    ("umask", "mode", "expected"),
+    [
+        (0o022, OPEN, 0o644),
+        (0o077, OPEN, 0o600),
+        (0o002, OPEN, 0o664),
+        (0o002, OWN, 0o600),
+    ],
+)
+def test_the_umask_is_honoured(umask: int, mode: int, expected: int, tmp_path: Path):
+    before = os.umask(umask)
+    try:
+        write_atomic(tmp_path / "file", "x", mode)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == expected
+
+
+def test_what_killed_writers_left_goes_with_the_next_write(tmp_path: Path):
+    path, other = tmp_path / "a", tmp_path / ".a.safetensors.0123abcd"
+    code = f"""
+import os
+from pathlib import Path
+Path.replace = lambda *_: os._exit(1)
+from common.files import write_atomic
+write_atomic(Path({str(path)!r}), "torn")
+"""
+    subprocess.run([sys.executable, "-c", code], check=False)
+    [left] = tmp_path.iterdir()
+    assert left.name.startswith(".a.")
+    other.touch()  # of another file
+    write_atomic(path, "whole")
+    assert {*tmp_path.iterdir()} == {path, other}
+
+
+def test_a_writer_at_work_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, fsync, inner = tmp_path / "a", os.fsync, ["inner"]
+
+    def write_between(handle: int) -> None:
+        if inner:
+            write_atomic(path, inner.pop())
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", write_between)
+    write_atomic(path, "outer")
+    assert path.read_text() == "outer"
+    assert [*tmp_path.iterdir()] == [path]

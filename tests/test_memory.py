@@ -79,6 +79,15 @@ def test_another_run_of_the_same_name_begins_with_nothing(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_a_damaged_mark_counts_as_another_run(tmp_path: Path):
+    memory = Memory(context(), tmp_path)
+    memory.belong("one")
+    memory.write("method", tensors(1.0), {})
+    (tmp_path / "run").write_bytes(b"\xefne")
+    memory.belong("one")
+    assert value(memory) is None
+
+
 def _write_for_ever(folder: Path) -> None:
     memory = Memory(context(), folder)
     number = value(memory) or 0.0

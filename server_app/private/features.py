@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from common.files import write_atomic
+from common.files import OWN, write_atomic
 from server_app.private.pretrained import PretrainedModel
 
 _BATCH = 64
@@ -64,7 +64,7 @@ def teacher_outputs(
         console.print(f"{path} is torn or not of this model; its content is computed again")
     outputs = TeacherOutputs(key, *_compute(pretrained, pixels, console))
     if path is not None:
-        write_atomic(path, _content(outputs))
+        write_atomic(path, _content(outputs), OWN)
     return outputs
 
 

@@ -1,4 +1,7 @@
-"""Checkpoints of a run: one file a round, the newest kept, a damaged one passed over."""
+"""Checkpoints of a run: one file a round, the newest kept, a damaged one passed over.
+
+They hold features of the private model, so that only their owner may read them.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from common.errors import AugFlowerError, ModelError
-from common.files import write_atomic
+from common.errors import AugFlowerError, ModelError, RunError
+from common.files import OWN, write_atomic
 from common.tensorfile import dump, parse
 from common.tensors import Tensors
 from server_app.runs.nested import flatten, unflatten
@@ -23,27 +26,39 @@ _NAME = re.compile(r"round-(\d{6})\.safetensors")
 
 
 def save(
-    folder: Path, round: int, groups: Mapping[str, Tensors], notes: Mapping[str, Any], keep: int
+    folder: Path,
+    token: str,
+    round: int,
+    groups: Mapping[str, Tensors],
+    notes: Mapping[str, Any],
+    keep: int,
 ) -> None:
-    """Write the checkpoint of a round, then drop all but the newest ``keep`` (0 keeps all)."""
-    plain, arrays = flatten(notes)
+    """Write the checkpoint of a round, then drop all but the newest ``keep`` (0 keeps all).
+
+    Parameters
+    ----------
+    token: of the run, and of no other.
+    """
+    plain, arrays = flatten({**notes, "token": token})
     stored = {**groups, "notes": Tensors.pack(arrays)}
-    write_atomic(folder / f"round-{round:06}.safetensors", dump(stored, plain))
+    write_atomic(folder / f"round-{round:06}.safetensors", dump(stored, plain), OWN)
     for old in _paths(folder)[:-keep] if keep else []:
         old.unlink()
 
 
-def newest(folder: Path, notice: Callable[[str], None]) -> Checkpoint | None:
+def newest(folder: Path, token: str, notice: Callable[[str], None]) -> Checkpoint | None:
     """The newest whole checkpoint; nothing if there is none.
 
     Damaged ones that are newer get another name, so that they are neither read nor counted again.
 
     Parameters
     ----------
+    token: of the run that goes on.
     notice: is told of each that is damaged.
 
     Raises
     ------
+    RunError: the newest whole one is of another run.
     AugFlowerError: all are damaged; says what is wrong with the newest.
     """
     damaged: dict[Path, AugFlowerError] = {}
@@ -53,6 +68,11 @@ def newest(folder: Path, notice: Callable[[str], None]) -> Checkpoint | None:
         except AugFlowerError as error:
             damaged[path] = error
             continue
+        if found[2]["token"] != token:
+            raise RunError(
+                f"{path} is a checkpoint of another run; take it away, and bring back those of "
+                "this run if there were any"
+            )
         for bad, reason in damaged.items():
             notice(f"{reason}; it is kept as {bad.name}{DAMAGED}, and {path.name} is gone back to")
             bad.rename(bad.with_name(bad.name + DAMAGED))
@@ -70,8 +90,8 @@ def _read(path: Path) -> Checkpoint:
         notes = unflatten(plain, groups.pop("notes").unpack())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is not a whole checkpoint: {error!r}") from error
-    if "line" not in notes:
-        raise ModelError(f"{path} is not a whole checkpoint: it has no line of the record")
+    if not notes.keys() >= {"line", "token"} or notes["line"].get("round") != int(match[1]):
+        raise ModelError(f"{path} is not the checkpoint of that round")
     return int(match[1]), groups, notes
 
 

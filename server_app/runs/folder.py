@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import math
 import os
 import platform
 import secrets
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,15 +18,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common.errors import RunError
 from common.files import read_json, write_atomic, write_json
 from common.tensors import Tensors
 from server_app.runs import checkpoints
 from server_app.runs.checkpoints import Checkpoint
+from server_app.runs.record import rounds_named
 
 META = "run.json"
 _LOCK = ".lock"
 RECORD = "metrics.jsonl"
+_SHA256 = "sha256"
 
 
 class RunFolder:
@@ -39,6 +45,7 @@ class RunFolder:
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
         self.path = path
         self.meta = meta
+        self._checks: dict[int, int] = {}  # round -> CRC-32 of its line in the record
         # Held until the process ends, however it ends: two must never write the same run.
         self._lock = (path / _LOCK).open("w")
         try:
@@ -72,7 +79,7 @@ class RunFolder:
             run.meta.setdefault("resumed_from", None)
             _remove_torn(path)
             (path / RECORD).touch()  # first: from run.json on there is a run to go on with
-            write_json(path / META, run.meta)
+            run._write_meta()
         return run
 
     @classmethod
@@ -101,7 +108,7 @@ class RunFolder:
         """
         self.meta |= changes
         with writable(self.path / META, "see to it that there is room"):
-            write_json(self.path / META, self.meta)
+            self._write_meta()
 
     def finish(self, status: str, **notes: Any) -> None:
         """Note how the run ended, finished, failed or stopped, and let go of its folder."""
@@ -112,28 +119,44 @@ class RunFolder:
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add one line to the record; it is on disk when this returns."""
-        text = json.dumps(_finite(line), ensure_ascii=False, allow_nan=False)
-        with (self.path / RECORD).open("a", encoding="utf-8") as file:
-            file.write(text + "\n")
+        text = _written(line)
+        self._checks[line["round"]] = zlib.crc32(text)
+        with (self.path / RECORD).open("ab") as file:
+            file.write(text + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def mend_record(self, round: int, line: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def mend_record(
+        self, round: int, line: Mapping[str, Any], notice: Callable[[str], None]
+    ) -> list[dict[str, Any]]:
         """Make the record end with ``round``, whose line is ``line``; returns all lines.
 
-        A crash tears the last line, or comes between a checkpoint and its line.
+        A crash tears the last line, or comes between a checkpoint and its line. Earlier lines that
+        are not as they were written are left out.
+
+        Parameters
+        ----------
+        notice: is told which rounds are left out.
         """
-        record, kept = self.path / RECORD, []
+        record, kept = self.path / RECORD, dict[int, bytes]()
         # As bytes: a text is split at more than line feeds, and damage need not be UTF-8.
         for text in record.read_bytes().split(b"\n") if record.exists() else []:
             try:
-                kept += [old] if (old := json.loads(text))["round"] < round else []
+                number = json.loads(text)["round"]
+                if number < round and self._checks.get(number) == zlib.crc32(text):
+                    kept[number] = text
             except (ValueError, KeyError, TypeError):
                 continue
-        kept += [_finite(line)] if line else []
-        lines = [json.dumps(old, ensure_ascii=False) + "\n" for old in kept]
-        write_atomic(record, "".join(lines))
-        return kept
+        if lost := sorted(number for number in self._checks.keys() - kept.keys() if number < round):
+            notice(
+                f"{record}: the lines of {rounds_named(lost)} are damaged or lost; the run goes on "
+                "as it would have, and its record lacks them"
+            )
+        if line:
+            kept[round] = _written(line)
+            self._checks[round] = zlib.crc32(kept[round])
+        write_atomic(record, b"".join(text + b"\n" for text in kept.values()))
+        return [json.loads(text) for text in kept.values()]
 
     def save_checkpoint(
         self,
@@ -149,7 +172,9 @@ class RunFolder:
         ----------
         line: of the record, about this round.
         """
-        checkpoints.save(self._checkpoints, round, groups, {**notes, "line": _finite(line)}, keep)
+        checks = np.array(list(self._checks.items()), np.uint32)
+        notes = {**notes, "line": _finite(line), "checks": checks.reshape(-1, 2)}
+        checkpoints.save(self._checkpoints, self.meta["token"], round, groups, notes, keep)
 
     def load_checkpoint(self, notice: Callable[[str], None]) -> Checkpoint | None:
         """The newest whole checkpoint: round, tensors and notes, with the ``line`` of that round.
@@ -163,9 +188,16 @@ class RunFolder:
 
         Raises
         ------
+        RunError: the newest whole one is of another run.
         AugFlowerError: all are damaged; says what is wrong with the newest.
         """
-        return checkpoints.newest(self._checkpoints, notice)
+        found = checkpoints.newest(self._checkpoints, self.meta["token"], notice)
+        if found is not None:
+            self._checks = dict(found[2].pop("checks").tolist())
+        return found
+
+    def _write_meta(self) -> None:
+        write_json(self.path / META, {**self.meta, _SHA256: _digest(self.meta)})
 
     @property
     def _checkpoints(self) -> Path:
@@ -193,14 +225,17 @@ def read_settled(path: Path) -> dict[str, Any]:
 
     Raises
     ------
-    RunError: it cannot be read, or lacks what a run needs to go on.
+    RunError: it cannot be read, is not as it was written, or lacks what a run needs to go on.
     """
     try:
         meta = read_json(path / META)
-        if isinstance(meta["settings"], dict) and isinstance(meta["token"], str):
+        if meta.pop(_SHA256) != _digest(meta):
+            reason = "it is not as it was written"
+        elif isinstance(meta["settings"], dict) and isinstance(meta["token"], str):
             return dict(meta)
-        reason = "its settings or token are none"
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        else:
+            reason = "its settings or token are none"
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
     raise RunError(
         f"{path / META} cannot be read as a run: {reason}; restore the file, or begin a new run"
@@ -228,6 +263,14 @@ def _remove_torn(path: Path) -> None:
     for torn in (*path.glob(".*.*"), *path.glob("*/.*")):
         if torn.is_file():
             torn.unlink()
+
+
+def _digest(meta: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
+def _written(line: Mapping[str, Any]) -> bytes:
+    return json.dumps(_finite(line), ensure_ascii=False, allow_nan=False).encode()
 
 
 def _finite(value: Any) -> Any:

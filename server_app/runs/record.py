@@ -169,6 +169,12 @@ class Run:
             (r, r.evaluation_sources) for r in self.rounds if r.evaluation_sources is not None
         ]
 
+    @property
+    def lost(self) -> list[int]:
+        """Rounds before the last one whose line the record lacks."""
+        there = {line.round for line in self.rounds}
+        return [number for number in range(max(there, default=0)) if number not in there]
+
 
 _ROUND = TypeAdapter(Round)
 
@@ -229,6 +235,19 @@ def _read_rounds(folder: Path) -> tuple[Round, ...]:
         # A resumed run may play a round again: the later record is the one that counts.
         rounds[record.round] = record
     return tuple(rounds[number] for number in sorted(rounds))
+
+
+def rounds_named(numbers: Sequence[int]) -> str:
+    """Some rounds in words, such as "rounds 3 to 5 and 8"; they are sorted."""
+    pieces: list[list[int]] = []
+    for number in numbers:
+        if pieces and number == pieces[-1][-1] + 1:
+            pieces[-1][1:] = [number]
+        else:
+            pieces.append([number])
+    *most, last = [" to ".join(map(str, piece)) for piece in pieces]
+    plural = "s" if len(numbers) > 1 else ""
+    return f"round{plural} {', '.join(most)} and {last}" if most else f"round{plural} {last}"
 
 
 def _first(error: Exception) -> str:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from server_app.runs import scores, verdict
-from server_app.runs.record import Run
+from server_app.runs.record import Run, rounds_named
 from server_app.runs.scales import NBSP, PERCENT, POINTS, Unit, byte_unit, fixed, significant
 from server_app.runs.scores import Score
 
@@ -278,6 +278,8 @@ def _happened(run: Run) -> list[str]:
         )
     elif run.meta.resumed_from:
         said.append(f"The run was resumed from {run.meta.resumed_from}.")
+    if run.lost:
+        said.append(f"The record lacks {rounds_named(run.lost)}: its lines were damaged or lost.")
     return said
 
 

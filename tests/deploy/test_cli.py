@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typer.testing import CliRunner
 
 from deploy import cli
 from deploy import simulate as simulation
+from server_app.runs.folder import RunFolder
 
 ODD = "node 7: [Errno 2] no [/srv/images] and no [bold] :key: in [red]"
 
@@ -41,10 +41,11 @@ def test_a_notice_shows_brackets_as_they_are(
         notice(ODD)
         return tmp_path
 
-    (tmp_path / "run.json").write_text(json.dumps({"settings": {}, "token": "x"}))
+    folder = RunFolder.create(tmp_path, "a", {"settings": {}})
+    folder.finish("failed")
     monkeypatch.setattr(simulation, "simulate", say)
     monkeypatch.setattr(cli.console, "width", 200)
-    told = CliRunner().invoke(cli.app, [command, *([str(tmp_path)] * (command == "resume"))])
+    told = CliRunner().invoke(cli.app, [command, *([str(folder.path)] * (command == "resume"))])
     assert told.exit_code == 0, told.output
     assert ODD in told.output
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def test_a_run_without_its_record_goes_on(tmp_path: Path):
     (tmp_path / "a" / "metrics.jsonl").unlink()
     folder = RunFolder.reopen(tmp_path, "a")
     assert folder.load_checkpoint(print) is None
-    assert folder.mend_record(0, {}) == []
+    assert folder.mend_record(0, {}, print) == []
 
 
 def test_torn_files_are_removed_wherever_they_are(tmp_path: Path):
@@ -74,7 +75,7 @@ def test_a_record_is_read_line_by_line_whatever_is_in_it(tmp_path: Path):
     folder.append({"round": 1, "reason": "one\u2028two"})
     with (tmp_path / "a" / "metrics.jsonl").open("ab") as file:
         file.write(b'\xff\xfe\n[1]\n{"round": 2, "x')
-    assert folder.mend_record(5, {"round": 5}) == [
+    assert folder.mend_record(5, {"round": 5}, print) == [
         {"round": 1, "reason": "one\u2028two"},
         {"round": 5},
     ]
@@ -119,7 +120,7 @@ def test_the_newest_whole_checkpoint_is_gone_back_to(
     assert kept[0] == 1
     assert kept[1]["model"].unpack()["w"].tolist() == [1, 1, 1]
     assert ["round-000003" in told[0], "round-000002" in told[1]] == [True, True]
-    assert [line["round"] for line in folder.mend_record(1, kept[2]["line"])] == [0, 1]
+    assert [line["round"] for line in folder.mend_record(1, kept[2]["line"], print)] == [0, 1]
     save(folder, 2, keep=1)
     assert sorted(path.name for path in (tmp_path / "a/checkpoints").iterdir()) == [
         "round-000002.safetensors",
@@ -180,3 +181,15 @@ def test_a_full_disk_ends_a_run_with_the_first_reason(
         small_run("fedavg", {"run-name": "a"}, notice=told.append, status=status)
     assert status.snapshot()["phase"] == "failed"
     assert any("run.json cannot be used: [Errno 28]" in line for line in told)
+
+
+def test_only_the_owner_may_read_checkpoints(small_run: Callable[..., Path]):
+    """They hold features of the private model; the rest is for whoever the umask lets read."""
+    before = os.umask(0o022)
+    try:
+        run = small_run("fedavg", {"rounds": 1})
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in run.rglob("*") if path.is_file()}
+    assert {modes.pop(f"round-00000{n}.safetensors") for n in (0, 1)} == {0o600}
+    assert set(modes.values()) == {0o644}
