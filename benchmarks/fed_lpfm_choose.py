@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fed_lpfm_runs import closing, for_all, options, print_table, run, teacher
-from common.errors import FleetError
+from common.errors import DivergedError, FleetError
 
 SEED = 100
 PARTITIONS = ("1 class", "2 classes")
@@ -44,7 +44,7 @@ def main() -> None:
                 try:
                     score = run(asked, method, partition, SEED, **taught, **settings)
                     tried[name].append(100 * score.accuracy)
-                except FleetError:  # it diverged
+                except (FleetError, DivergedError):
                     tried[name].append(0.0)
         best = max(tried, key=lambda name: float(np.mean(tried[name])))
         for name, scores in tried.items():

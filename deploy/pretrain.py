@@ -17,7 +17,7 @@ from server_app.app import read_settings
 from server_app.private.preprocessing import Preprocessing
 from server_app.private.pretrain import pretrain
 from server_app.private.pretrained import PretrainedModel
-from server_app.private.seen import Seen
+from server_app.private.seen import Seen, shape
 from server_app.private.settings import PretrainSettings
 from server_app.private.sources import load_pretrained
 from server_app.public import describe
@@ -58,7 +58,7 @@ def pretrain_model(
                 f"{', '.join(public.classes)}"
             )
         own = np.arange(len(pool))
-        seen = Seen(str(images.absolute()))
+        seen = Seen(str(images.absolute()), settings=shape(data))
     else:
         pool = load(data.name, image_size=data.image_size, channels=data.channels)
         own = plan(pool.labels, data).pretrain

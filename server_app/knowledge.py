@@ -19,7 +19,7 @@ from server_app.method import Knowledge
 from server_app.private.build import build_regularizer
 from server_app.private.preprocessing import Preprocessing
 from server_app.private.pretrained import PretrainedModel
-from server_app.private.seen import check_unseen
+from server_app.private.seen import check_fits, check_unseen
 from server_app.private.settings import KnowledgeSettings
 from server_app.private.sources import load_pretrained
 from server_app.private.terms.tasks import TaskShape
@@ -47,7 +47,7 @@ def open_knowledge(
     Raises
     ------
     SettingsError: its terms need a private model and none is named, or the one that is has seen
-        images of the run's clients, or of the server's set.
+        images of the run's clients, or of the server's set, or was trained for another task.
     DataError: there is no server set.
     ModelError: the private model cannot be used.
     """
@@ -63,6 +63,7 @@ def open_knowledge(
                 "or set these terms, or lambda, to 0"
             )
         pretrained = load_pretrained(server.private_model, public.classes, preprocessing)
+        check_fits(pretrained.seen, pretrained.classes, settings.data, public.classes)
         _check_disjoint(pretrained, settings, server, notice)
     pixels, labels = server_set(options, settings, server, public)
     if not len(pixels):

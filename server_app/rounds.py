@@ -125,12 +125,19 @@ class Rounds:
 
     def _judge(self) -> None:
         """A run that has lost its model has not finished, even if all its rounds are done."""
-        lost = verdict.divergence(read_run(self._folder.path))
+        run = read_run(self._folder.path)
+        lost = verdict.divergence(run)
         if lost is not None:
             self.current = lost.round
             raise DivergedError(
                 f"round {lost.round}: diverged, {lost.reason}; the models are kept. Raise rho, or "
                 "lower the learning rate or lambda"
+            )
+        if reason := verdict.lacking(run):
+            method = self._settings.method
+            raise RunError(
+                f"this was not {method}: {reason}; the models are kept. See docs/teachers.md, or "
+                f"set {method}.lambda=0 if that is meant"
             )
 
     def _round(self, round: int) -> None:

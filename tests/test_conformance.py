@@ -19,8 +19,12 @@ from server_app.transport.in_process import FIRST_NODE
 
 METHODS = registry.names(server_app.methods)
 TRAINED = [name for name in METHODS if contract(name) is not None]
-# Without a private model, R_h is the cross-entropy on the server's labelled images.
-PLAIN = {"knowledge.kl": 0.0, "knowledge.crd": 0.0, "knowledge.cross-entropy": 1.0}
+# Without a private model, R_h is the cross-entropy on the server's labelled images; without
+# teachers, there is nothing to distill.
+PLAIN = {
+    "knowledge.kl": 0.0, "knowledge.crd": 0.0, "knowledge.cross-entropy": 1.0,
+    "fed_lpfm.lambda": 0.0,
+}  # fmt: skip
 
 Run = Callable[..., Path]
 

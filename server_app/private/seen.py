@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from common.config import DataSettings
+from common.data.catalogue import KNOWN
 from common.data.images import Indices
 from common.data.plan import Plan
 from common.errors import SettingsError
@@ -48,6 +49,7 @@ class Seen:
             "data.seed": data.seed,
             "data.partition": data.partition,
             "data.pretrain-images": data.pretrain_images,
+            **shape(data),
         }
         return cls(data.name, _digest(labels), np.sort(images), settings)
 
@@ -79,6 +81,52 @@ class Seen:
             images = np.flatnonzero(np.unpackbits(np.frombuffer(content, np.uint8)))
         settings = dict(values["settings"])
         return cls(str(values["source"]), str(values["pool"]), images, settings)
+
+
+def shape(data: DataSettings) -> dict[str, Any]:
+    """Public name -> value of what decides what an image is."""
+    return {"data.image-size": data.image_size, "data.channels": data.channels}
+
+
+def check_fits(
+    seen: Sequence[Seen], known: Sequence[str], data: DataSettings, classes: Sequence[str]
+) -> None:
+    """Refuse a private model whose card says that it was last trained for something else.
+
+    Parameters
+    ----------
+    known: classes of the private model; empty where nobody knows them.
+    classes: of the run.
+
+    Raises
+    ------
+    SettingsError: its data set, the size or channels of its images, or its classes differ.
+    """
+    if not seen:  # published weights are for other images, and are shown the run's as they need
+        return
+    last = seen[-1]
+    differing = {
+        name: (last.settings[name], value)
+        for name, value in shape(data).items()
+        if last.settings.get(name, value) != value
+    }
+    named = {data.name, last.source} <= KNOWN.keys() - {"folder"}
+    if named and last.source != data.name:
+        differing = {"data.name": (last.source, data.name), **differing}
+    if not differing and (not known or set(known) == set(classes)):
+        return
+    theirs = {name: pair[0] for name, pair in differing.items()}
+    mine = {name: pair[1] for name, pair in differing.items()}
+    what = ", ".join(f"{name}={value}" for name, value in theirs.items())
+    this = ", ".join(f"{name}={value}" for name, value in mine.items())
+    if not differing:
+        what, this = f"the classes {_some(known)}", f"the classes {_some(classes)}"
+    again = _words(shape(data) | {"data.name": data.name})
+    raise SettingsError(
+        f"AUGFLOWER_PRIVATE_MODEL was trained for another task than this run's: for {what}, and "
+        f"the run has {this}. Name one that was trained for it (augflower pretrain FOLDER "
+        f"{again}), or run with the settings of its training"
+    )
 
 
 def check_unseen(
@@ -125,6 +173,10 @@ def _images(plan: Plan, clients: range) -> Indices:
     held = [plan.clients[number] for number in clients]
     parts = [part for client in held for part in (client.support, client.query)]
     return np.concatenate(parts) if parts else plan.server[:0]
+
+
+def _some(classes: Sequence[str], most: int = 6) -> str:
+    return ", ".join(classes[:most]) + (" ..." if len(classes) > most else "")
 
 
 def _words(settings: dict[str, Any]) -> str:

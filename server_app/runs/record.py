@@ -50,7 +50,6 @@ class Meta(_Record):
         default_factory=list
     )  # rounds whose checkpoints it went on from
     diverged: int | None = None  # the round that found it, where that ended the run
-    lacking: str = ""  # why it was not what its method promises
     nodes: dict[str, str] = Field(default_factory=dict)  # id -> name in the fleet's settings
     error: str | None = None  # why a run failed
 

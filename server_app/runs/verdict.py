@@ -39,6 +39,18 @@ def divergence(run: Run) -> Divergence | None:
     return _grown(run) or _unbearable(run)
 
 
+def lacking(run: Run) -> str:
+    """Why a run is not what its method promises; empty if it is.
+
+    A method that learns from teachers on the devices records how many devices had one.
+    """
+    counts = [r.method["distilled"] for r in run.rounds if "distilled" in r.method]
+    wanted = run.meta.settings.get(f"{run.meta.method}.lambda", 1.0) != 0
+    if counts and wanted and not any(counts):
+        return "no device had a teacher, so that all learned from their labels alone"
+    return ""
+
+
 def untrained(run: Run) -> scores.Score | None:
     """The evaluation of the model that the run began with, after adaptation as all others."""
     first = next(iter(run.evaluated), None)

@@ -21,8 +21,8 @@ def headline(run: Run) -> str:
         top = max(scores.finite(earlier), default=None)
         past = "" if top is None else f"; before that it reached {PERCENT.text(top)}"
         return f"The run diverged in round {lost.round}{past}"
-    if run.meta.lacking:
-        return f"This was not {run.meta.method}: {run.meta.lacking}"
+    if done and (lacking := verdict.lacking(run)):
+        return f"This {'is' if running else 'was'} not {run.meta.method}: {lacking}"
     if run.meta.status == "failed":
         past = f", at {PERCENT.text(final.after)}" if final and final.round else ""
         return f"The run failed after {count(done, 'round')}{past}"

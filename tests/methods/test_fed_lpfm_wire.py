@@ -21,18 +21,21 @@ from client_app.methods import fed_lpfm
 from client_app.teachers import answers
 from client_app.teachers.cache import Table
 from common.config import DataSettings
-from common.errors import ModelError
+from common.errors import DivergedError, ModelError, RunError
 from common.methods.fed_lpfm import Down, Up
 from common.models import FlatModel, build
 from common.tensorfile import parse
 from deploy.run_config import default_config
 from deploy.simulate import node_configs
 from server_app.app import run
+from server_app.runs.record import read_run
+from server_app.runs.words import headline
 from server_app.settings import ServerSettings
 from server_app.transport.in_process import InProcessGrid
 from tests.tiny_teacher import teachers_file, tiny_teacher
 
 Run = Callable[..., Path]
+UNTAUGHT = "this was not fed_lpfm: no device had a teacher"
 DATA = {"data.sources": 3, "data.targets": 4, "data.pretrain-images": 250}
 
 
@@ -58,7 +61,10 @@ def run_fleet(
     small_run: Run, teachers: list[Path | None], sniff: list[bytes] | None = None, **more: Any
 ) -> list[dict[str, Any]]:
     config = {**DATA, "method": "fed_lpfm", "fed_lpfm.lr": 0.05, "data.sources": 3, **more}
-    folder = small_run("fed_lpfm", config, grid=fleet(teachers, config, sniff))
+    return recorded(small_run("fed_lpfm", config, grid=fleet(teachers, config, sniff)))
+
+
+def recorded(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -152,7 +158,8 @@ def test_a_device_that_leaks_is_caught_by_the_same_search(
 
     monkeypatch.setattr(fed_lpfm, "train", leak)
     sent: list[bytes] = []
-    run_fleet(small_run, [teachers_file(tmp_path, table())] * 3, sent)
+    with pytest.raises(DivergedError):  # what leaks here is no step of training
+        run_fleet(small_run, [teachers_file(tmp_path, table())] * 3, sent)
     assert leaks(secrets_of(tmp_path, unrounded), sent).keys() == {kind}
 
 
@@ -182,7 +189,9 @@ def test_a_teacher_that_breaks_in_training_does_not_cost_the_device(
         raise ModelError("the weights are gone")
 
     monkeypatch.setattr(answers, "fingerprint", broken)
-    lines = run_fleet(small_run, [teachers_file(tmp_path, table()), None])
+    with pytest.raises(RunError, match=UNTAUGHT):
+        run_fleet(small_run, [teachers_file(tmp_path, table()), None], **{"run-name": "broken"})
+    lines = recorded(tmp_path / "broken")
     for line in lines[1:]:
         assert (line["replies"], line["missing"]) == (3, [])
         assert line["method"]["teacher_failed"] == 1
@@ -193,7 +202,10 @@ def test_a_teacher_that_breaks_in_training_does_not_cost_the_device(
 def test_a_teacher_changes_the_model_and_a_run_without_is_plain(tmp_path: Path, small_run: Run):
     path = teachers_file(tmp_path, table())
     with_teacher = run_fleet(small_run, [path] * 3, **{"run-name": "with"})
-    without = run_fleet(small_run, [], **{"run-name": "without"})
+    with pytest.raises(RunError, match=UNTAUGHT):
+        run_fleet(small_run, [], **{"run-name": "without"})
+    assert headline(read_run(tmp_path / "without")).startswith("This was not fed_lpfm")
+    without = recorded(tmp_path / "without")
     assert without[-1]["method"]["without_teacher"] == 3
     assert with_teacher[-1]["evaluation"] != without[-1]["evaluation"]
 
@@ -223,13 +235,15 @@ def test_a_wrong_teacher_is_refused_before_training_and_the_others_go_on(
     config = {**DATA, "method": "fed_lpfm", "rounds": 1, "round.nodes": 3, "round.wait": 5.0}
     notices: list[str] = []
     grid = fleet([wrong], config)
-    folder = run(
-        grid, default_config() | config, ServerSettings(runs=tmp_path / "runs"), notices.append
-    )
+    with pytest.raises(RunError, match=UNTAUGHT):  # the others have none
+        run(
+            grid, default_config() | config | {"run-name": "astray"},
+            ServerSettings(runs=tmp_path / "runs"), notices.append,
+        )  # fmt: skip
     refusals = [text for text in notices if "cannot take part" in text]
     assert len(refusals) == 1
     assert re.search(message, refusals[0])
-    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    last = recorded(tmp_path / "runs" / "astray")[-1]
     assert last["replies"] == last["asked"] == 2
 
 

@@ -18,7 +18,7 @@ from common.data.plan import plan
 from common.errors import ModelError, SettingsError
 from deploy.pretrain import pretrain_model
 from server_app.private.pretrained import CARD, PretrainedModel
-from server_app.private.seen import Seen, check_unseen
+from server_app.private.seen import Seen, check_fits, check_unseen
 from server_app.private.settings import PretrainSettings
 from server_app.settings import ServerSettings
 from tests.private.small import teacher
@@ -54,7 +54,10 @@ def test_the_card_tells_exactly_the_images_of_the_plan(private: Path):
     assert seen.images is not None
     assert seen.images.tolist() == sorted(plan(labels, data).pretrain.tolist())
     assert seen.source == "digits"
-    settings = {"data.seed": 0, "data.partition": "random-pairs", "data.pretrain-images": 500}
+    settings = {
+        "data.seed": 0, "data.partition": "random-pairs", "data.pretrain-images": 500,
+        "data.image-size": 8, "data.channels": 1,
+    }  # fmt: skip
     assert seen.settings == settings
 
 
@@ -137,3 +140,42 @@ def test_a_damaged_entry_is_said(tmp_path: Path):
         (tmp_path / CARD).write_text(json.dumps(card | {"seen": [seen]}))
         with pytest.raises(ModelError, match="is missing or wrong"):
             PretrainedModel.load(tmp_path)
+
+
+def test_a_private_model_of_another_size_is_refused(private: Path, small_run: SmallRun):
+    message = (
+        r"AUGFLOWER_PRIVATE_MODEL was trained for another task than this run's: for "
+        r"data\.image-size=8, and the run has data\.image-size=16.*"
+        r"pretrain FOLDER -s data\.image-size=16 -s data\.channels=1 -s data\.name=digits"
+    )
+    with pytest.raises(SettingsError, match=message):
+        attempt(private, small_run, **{"data.image-size": 16})
+
+
+@pytest.mark.parametrize(
+    ("source", "classes", "message"),
+    [
+        ("fashion-mnist", (), r"for data\.name=fashion-mnist, and the run has data\.name=digits"),
+        ("digits", ("cat", "dog"), r"for the classes cat, dog, and the run has the classes 0, 1,"),
+        ("/srv/images", ("cat", "dog"), r"for the classes cat, dog"),
+    ],
+)
+def test_a_private_model_of_another_data_set_or_classes_is_refused(
+    private: Path, small_run: SmallRun, tmp_path: Path,
+    source: str, classes: tuple[str, ...], message: str,
+):  # fmt: skip
+    PretrainedModel.load(private).save(tmp_path / "pm")
+    card = json.loads((tmp_path / "pm" / CARD).read_text())
+    card |= {"seen": [Seen(source).as_dict()]} | ({"classes": list(classes)} if classes else {})
+    (tmp_path / "pm" / CARD).write_text(json.dumps(card))
+    with pytest.raises(SettingsError, match=message):
+        attempt(tmp_path / "pm", small_run)
+
+
+def test_published_weights_and_other_orders_of_classes_fit():
+    data = DataSettings()
+    check_fits([], ["tench", "goldfish"], data, ["0", "1"])
+    check_fits([Seen("digits")], ["1", "0"], data, ["0", "1"])
+    check_fits([Seen("mnist"), Seen("/srv/images")], [], data, ["0", "1"])
+    own = DataSettings(name="folder", class_names="0,1")
+    check_fits([Seen("mnist")], ["0", "1"], own, ["0", "1"])
