@@ -148,7 +148,7 @@ def _build(settings: RunSettings, node: NodeSettings, memory: Memory) -> Device:
         pictures = pictures_of_folder(node.folder, classes, data, only)
     else:
         images = load(data.name, node.folder, image_size=data.image_size, channels=data.channels)
-        shared = plan(images.labels, data)
+        shared = plan(images.labels, data, images.owners)
         numbers = played_clients(node, data)
         clients = [client_data(images, shared.clients[n], n) for n in numbers]
         classes, digest = images.classes, shared.digest()

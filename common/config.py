@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from common.errors import SettingsError
 
 Model = TypeVar("Model", bound=BaseModel)
-Partition = Literal["cyclic-pairs", "random-pairs", "pathological", "dirichlet", "iid"]
+Partition = Literal["cyclic-pairs", "random-pairs", "pathological", "dirichlet", "iid", "natural"]
 
 PARTITIONS: dict[Partition, str] = {
     "cyclic-pairs": "two neighbouring classes a client, in turn, as in AugFL's experiments",
@@ -24,6 +24,7 @@ PARTITIONS: dict[Partition, str] = {
     "pathological": "data.classes-per-client classes a client",
     "dirichlet": "every client its own mix of classes, from a Dirichlet distribution",
     "iid": "every client the same mix of classes",
+    "natural": "the clients that the data set itself names",
 }
 """What each partition does."""
 

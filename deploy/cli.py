@@ -21,7 +21,7 @@ from common.errors import AugFlowerError, RunError, SettingsError
 from deploy.doctor.commands import doctor
 from deploy.progress import RunProgress
 from deploy.provision import commands as provision
-from deploy.research import explain, lists
+from deploy.research import explain, lists, runs
 
 app = typer.Typer(
     name="augflower",
@@ -45,10 +45,6 @@ Settings = Annotated[
         autocompletion=explain.complete,
     ),
 ]  # fmt: skip
-
-
-DEVICES = "devices"
-"""Where simulated devices keep their memory, in the folder of a run."""
 
 
 def _version(asked: bool) -> None:
@@ -131,6 +127,7 @@ def simulate(
 ) -> None:
     """Run in this process: the same code and messages as a fleet, without a network."""
     from deploy.run_config import parse_assignments
+    from deploy.simulate import DEVICES
     from deploy.simulate import simulate as run_simulation
     from server_app.settings import read_server_settings
     from server_app.watch.place import Place
@@ -221,6 +218,7 @@ def resume(
 ) -> None:
     """Go on from a run's last checkpoint: here, or with --superlink on a fleet that is up."""
     from deploy.run_config import parse_assignments
+    from deploy.simulate import DEVICES
     from deploy.simulate import simulate as run_simulation
     from server_app.runs.folder import META, read_settled
     from server_app.settings import read_server_settings
@@ -334,6 +332,7 @@ def train_teacher(context: typer.Context) -> None:
 
 app.command()(explain.settings)
 app.command("list")(lists.show)
+app.command()(runs.runs)
 app.command()(doctor)
 app.add_typer(provision.app, name="provision")
 

@@ -61,7 +61,7 @@ def pretrain_model(
         seen = Seen(str(images.absolute()), settings=shape(data))
     else:
         pool = load(data.name, image_size=data.image_size, channels=data.channels)
-        own = plan(pool.labels, data).pretrain
+        own = plan(pool.labels, data, pool.owners).pretrain
         seen = Seen.of(data, pool.labels, own)
         if not len(own):
             raise DataError("there are no images to train on: raise data.pretrain-images above 0")

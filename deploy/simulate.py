@@ -16,6 +16,9 @@ from server_app.settings import ServerSettings
 from server_app.status import Status
 from server_app.transport.in_process import InProcessGrid, Interference
 
+DEVICES = "devices"
+"""Where simulated devices keep their memory, in the folder of a run."""
+
 
 def simulate(
     overrides: Mapping[str, Any],

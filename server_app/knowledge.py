@@ -93,9 +93,9 @@ def _check_disjoint(
     data = settings.data
     if data.name == "folder":  # devices bring images of their own, which the server cannot know
         return
-    labels = load(data.name, image_size=data.image_size, channels=data.channels).labels
-    parts = plan(labels, data)
-    if not check_unseen(pretrained.seen, data, labels, parts, not server.server_data):
+    images = load(data.name, image_size=data.image_size, channels=data.channels)
+    parts = plan(images.labels, data, images.owners)
+    if not check_unseen(pretrained.seen, data, images.labels, parts, not server.server_data):
         notice(
             "nobody knows which images the private model was trained on; if the clients' are among "
             "them, the results will look better than they are"
@@ -130,7 +130,7 @@ def server_set(
             "subfolder for each class, or lambda to 0"
         )
     images = load(data.name, image_size=data.image_size, channels=data.channels)
-    indices = plan(images.labels, data).server
+    indices = plan(images.labels, data, images.owners).server
     return images.pixels(indices), images.labels[indices] if options.labelled else None
 
 

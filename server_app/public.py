@@ -49,6 +49,6 @@ def describe(settings: RunSettings) -> PublicData:
             )
         return PublicData(classes, mean, std)
     images = load(data.name, image_size=data.image_size, channels=data.channels)
-    shared = plan(images.labels, data)
+    shared = plan(images.labels, data, images.owners)
     dealt = tuple((len(client.support), len(client.query)) for client in shared.clients)
     return PublicData(images.classes, mean, std, shared.digest(), dealt)

@@ -6,6 +6,7 @@ import difflib
 import re
 from dataclasses import dataclass
 
+from common.data import own
 from common.data.images import grey
 from common.errors import DataError
 
@@ -100,11 +101,14 @@ def known(name: str) -> Known:
     ------
     DataError: no such data set; near names are listed.
     """
-    if name not in KNOWN:
-        near = difflib.get_close_matches(name, KNOWN, n=2)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise DataError(f"no data set is named {name!r}.{hint} Known: {', '.join(KNOWN)}")
-    return KNOWN[name]
+    if name in KNOWN:
+        return KNOWN[name]
+    if (data := own.find(name)) is not None:
+        return Known(name, data.classes, *data.moments, data.size, None, "its package")
+    every = [*KNOWN, *own.names()]
+    near = difflib.get_close_matches(name, every, n=2)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise DataError(f"no data set is named {name!r}.{hint} Known: {', '.join(every)}")
 
 
 def moments(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -52,6 +52,8 @@ class LabelledImages:
     mean, std: public constants per channel, of pixels scaled to [0, 1].
     found: where the files were found, in words.
     read: pixels as stored; ``pixels`` brings them to ``channels`` and ``image_size``.
+    owners: the client that holds each image, as in ``common.data.own.DataSet``; None where the
+        set has no clients of its own.
     """
 
     name: str
@@ -63,6 +65,7 @@ class LabelledImages:
     std: tuple[float, ...]
     found: str
     read: Reader
+    owners: Indices | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

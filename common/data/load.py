@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data import cifar, digits, download, idx, image_folder, tiny_imagenet
+from common.data import cifar, digits, download, idx, image_folder, own, tiny_imagenet
 from common.data.catalogue import Known, known, moments, slug
 from common.data.images import LabelledImages, Raw
 from common.errors import DataError
@@ -44,7 +44,8 @@ def load(
 
     Parameters
     ----------
-    name: a key of ``KNOWN``; ``folder`` is any folder with one subfolder of images a class.
+    name: a key of ``KNOWN``, or of ``common.data.own``; ``folder`` is any folder with one subfolder
+        of images a class.
     folder: where to look first; without it, the environment's ``AUGFLOWER_DATA``.
     image_size: height and width of the images given out, pixels; their own without it.
     channels: 1 or 3; the data set's own without it.
@@ -62,9 +63,13 @@ def load(
     raw, found = _find(name, facts, folder, size, channels or len(facts.mean))
     log.info("%s: %d images, %s", facts.title, len(raw.labels), found)
     mean, std = moments(name, channels or len(facts.mean))
+    data = own.find(name)
     labels = np.ascontiguousarray(raw.labels, np.int64)
     labels.setflags(write=False)
-    return LabelledImages(name, raw.classes, labels, len(mean), size, mean, std, found, raw.read)
+    return LabelledImages(
+        name, raw.classes, labels, len(mean), size, mean, std, found, raw.read,
+        data.owners if data else None,
+    )  # fmt: skip
 
 
 def cache_folder() -> Path:
@@ -90,6 +95,8 @@ def _find(
 ) -> tuple[Raw, str]:
     if name == "digits":
         return digits.read(facts.classes), "embedded in scikit-learn"
+    if (data := own.find(name)) is not None:
+        return data.raw, "in memory"
     first = _first(folder)
     if name == "folder":
         if first is None:

@@ -14,7 +14,9 @@ import numpy as np
 
 from common.config import DataSettings
 from common.data.images import Indices
+from common.data.own import SERVER
 from common.data.random import stream
+from common.data.stratify import take
 from common.errors import DataError
 
 
@@ -37,6 +39,33 @@ def deal(labels: Indices, pool: Indices, settings: DataSettings) -> list[Indices
     from common.data.partitioners import deal_with_partitioner
 
     return deal_with_partitioner(labels, pool, settings)
+
+
+def natural(
+    labels: Indices, owners: Indices, settings: DataSettings
+) -> tuple[Indices, Indices, list[Indices]]:
+    """The private model's images and D_s, of those that are the server's, and each client's.
+
+    Raises
+    ------
+    DataError: the set has fewer clients, or fewer images of the server, than are asked for.
+    """
+    wanted, there = settings.sources + settings.targets, int(owners.max()) + 1
+    if wanted > there:
+        raise DataError(
+            f"{settings.name} has {there} clients of its own: lower sources={settings.sources} or "
+            f"targets={settings.targets}"
+        )
+    random = stream(settings.seed, "server")
+    pool = np.flatnonzero(owners == SERVER)
+    if settings.pretrain_images + settings.server_images > len(pool):
+        raise DataError(
+            f"{settings.name} has {len(pool)} images for the server: lower pretrain-images="
+            f"{settings.pretrain_images} or server-images={settings.server_images}"
+        )
+    pretrain, pool = take(labels, pool, settings.pretrain_images, random)
+    server, _ = take(labels, pool, settings.server_images, random)
+    return pretrain, server, [np.flatnonzero(owners == number) for number in range(wanted)]
 
 
 def _deal_pairs(labels: Indices, pool: Indices, settings: DataSettings) -> list[Indices]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from common.config import DataSettings
 from common.data.images import Indices
-from common.data.partition import deal
+from common.data.partition import deal, natural
 from common.data.random import stream
 from common.data.stratify import take
 from common.errors import DataError
@@ -73,7 +73,7 @@ class Plan:
             yield np.asarray(client.classes, np.int64)
 
 
-def plan(labels: Indices, settings: DataSettings) -> Plan:
+def plan(labels: Indices, settings: DataSettings, owners: Indices | None = None) -> Plan:
     """Deal a pool out: a pure function of ``labels`` and ``settings``.
 
     The server's parts keep each class's share of the pool. They do not depend on ``targets``,
@@ -83,20 +83,34 @@ def plan(labels: Indices, settings: DataSettings) -> Plan:
     Parameters
     ----------
     labels: int64, shape (n,), from 0 to C - 1.
+    owners: who holds each image, for a natural partition: its clients, in the order of their
+        numbers, are the sources, then the targets.
 
     Raises
     ------
-    DataError: too few images; the message says how many are there and which setting to lower.
+    DataError: too few images, or no owners where they are needed; the message says how many are
+        there and which setting to change.
     """
-    return _plan(np.ascontiguousarray(labels, np.int64).tobytes(), settings)
+    held = None
+    if settings.partition == "natural":
+        if owners is None:
+            raise DataError(
+                f"{settings.name} names no clients, which data.partition=natural needs: choose "
+                "another partition"
+            )
+        held = np.ascontiguousarray(owners, np.int64).tobytes()
+    return _plan(np.ascontiguousarray(labels, np.int64).tobytes(), held, settings)
 
 
 @lru_cache(maxsize=4)
-def _plan(content: bytes, settings: DataSettings) -> Plan:
+def _plan(content: bytes, held: bytes | None, settings: DataSettings) -> Plan:
     labels = np.frombuffer(content, np.int64)
-    _check(labels, settings)
-    pretrain, server, rest = server_parts(labels, settings)
-    shares = deal(labels, rest, settings)
+    if held is None:
+        _check(labels, settings)
+        pretrain, server, rest = server_parts(labels, settings)
+        shares = deal(labels, rest, settings)
+    else:
+        pretrain, server, shares = natural(labels, np.frombuffer(held, np.int64), settings)
     clients = tuple(
         split(labels, share, settings.support_fraction, stream(settings.seed, "split", number))
         for number, share in enumerate(shares)

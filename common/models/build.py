@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from common import extensions
 from common.errors import ModelError
 from common.models.cnn import cnn
 from common.models.resnet import resnet
@@ -38,12 +39,20 @@ MODELS: dict[str, Builder] = {
 }
 
 
+_REGISTERED: dict[str, Builder] = {}
+
+
+def register(name: str, builder: Builder) -> None:
+    """Let the model ``name`` mean what ``builder`` makes, in this process."""
+    _REGISTERED[name] = builder
+
+
 def build(name: str, *, classes: int, channels: int, image_size: int, seed: int = 0) -> nn.Module:
     """A freshly initialised model.
 
     Parameters
     ----------
-    name: a key of ``MODELS``, or ``torchvision:NAME`` or ``timm:NAME``.
+    name: one of ``known()``, or ``torchvision:NAME`` or ``timm:NAME``.
     image_size: height and width of the square input, pixels.
     seed: of the initialisation; the caller's random state is left as it was.
 
@@ -63,19 +72,27 @@ def build(name: str, *, classes: int, channels: int, image_size: int, seed: int 
     return model
 
 
+def known() -> list[str]:
+    """Names of models: AugFlower's, then those of installed packages."""
+    return [*MODELS, *extensions.added("models")]
+
+
 def _create(name: str, classes: int, channels: int, image_size: int) -> nn.Module:
     library, _, rest = name.rpartition(":")
     if library == "torchvision":
         return _torchvision(rest, classes, channels)
     if library == "timm":
         return _timm(rest, classes, channels)
-    if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=3) or sorted(MODELS)
+    if name in extensions.added("models"):
+        register(name, extensions.load("models", name))
+    builder = MODELS.get(name) or _REGISTERED.get(name)
+    if builder is None:
+        near = difflib.get_close_matches(name, known(), n=3) or known()
         raise ModelError(
             f"no model is named {name!r}; near: {', '.join(near)}. Also possible: "
             "torchvision:NAME and timm:NAME"
         )
-    return MODELS[name](classes, channels, image_size)
+    return builder(classes, channels, image_size)
 
 
 def _try(model: nn.Module, name: str, classes: int, channels: int, image_size: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from typing import Annotated, Literal, get_args
 
 import typer
@@ -27,6 +28,7 @@ def methods() -> list[Entry]:
 
 def models() -> list[Entry]:
     """Every model that is known by name alone, with its parameters for 10 classes of 32 pixels."""
+    from common import extensions
     from common.models import MODELS, build
 
     entries = []
@@ -36,17 +38,24 @@ def models() -> list[Entry]:
         entries.append((name, f"{count:,} parameters for 10 classes of 3 x 32 x 32 pixels"))
     return [
         *entries,
+        *((name, _of_package(point)) for name, point in extensions.added("models").items()),
         ("torchvision:NAME", "any classifier of torchvision"),
         ("timm:NAME", "any of timm, if it is installed"),
     ]
 
 
+def _of_package(point: EntryPoint) -> str:
+    return f"of the package {point.dist.name}" if point.dist else "of an installed package"
+
+
 def data() -> list[Entry]:
     """Every data set, with the size of its images and its number of classes, where it is known."""
-    from common.data.catalogue import KNOWN
+    from common.data import own
+    from common.data.catalogue import KNOWN, known
 
     entries = []
-    for name, facts in KNOWN.items():
+    for name in [*KNOWN, *own.names()]:
+        facts = known(name)
         size = f"{facts.image_size} pixels" if facts.image_size else "images of any size"
         classes = f", {len(facts.classes)} classes" if facts.classes else ""
         colour = "grey" if len(facts.mean) == 1 else "colour"
