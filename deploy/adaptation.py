@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+_log = logging.getLogger("augflower")
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class Adaptation:
     Attributes
     ----------
     name: one word, by which it is switched off.
-    loss: what is lost without it, as the end of a sentence.
+    loss: what is lost without it, as a clause.
     fingerprints: SHA-256 of the source of each function that is changed or relied upon, by name.
     functions: gives these functions, by the same names; imports Flower.
     apply: makes the change; once a process.
@@ -31,6 +34,20 @@ class Adaptation:
     def differences(self) -> list[str]:
         """Names of the functions whose source is not the known one."""
         return changed(self.functions(), self.fingerprints)
+
+
+def adapt(adaptations: Iterable[Adaptation]) -> None:
+    """Make each change for which Flower is the known one, and say which are not made."""
+    for adaptation in adaptations:
+        if found := adaptation.differences():
+            _log.warning(
+                "Flower's %s differ from those of flwr 1.39.0: without the adaptation %r, %s",
+                ", ".join(found),
+                adaptation.name,
+                adaptation.loss,
+            )
+        else:
+            adaptation.apply()
 
 
 def changed(functions: Mapping[str, Any], fingerprints: Mapping[str, str]) -> list[str]:

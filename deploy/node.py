@@ -2,6 +2,9 @@
 
 The process that is started imports Flower, forks the SuperNode, imports the libraries that tasks
 need, and then forks each task (see ``warm.py``). ``flower-supernode`` runs the same apps.
+
+A SuperNode that ends although the SuperLink had taken it in is replaced by a new one; one that was
+never taken in ends the device's process with it, for somebody has to look.
 """
 
 from __future__ import annotations
@@ -11,19 +14,25 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import random
 import secrets
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from types import FrameType
 
 from common.errors import AugFlowerError, FleetError, SettingsError
+from deploy.adaptation import adapt
 from deploy.environment import flower_environment
 from deploy.provision.loopback import require_loopback
+from deploy.recovery import leave, recovery
 from deploy.sleeps import differences, quicken_supernode
 from deploy.warm import LIBRARIES, WarmExecutor, describe, detach_signals, end_process, preload
 
@@ -33,6 +42,10 @@ _FLOWER = (
     "flwr.supernode.runtime.run_clientapp",
 )
 _GRACE = 6.0
+_FIRST_REST, _LONGEST_REST = 1.0, 60.0
+"""Seconds before a new SuperNode takes the place of one that ended, doubled each time."""
+_LASTING = 600.0
+"""Seconds after which a SuperNode's end is taken for a new fault, not for the last one again."""
 _log = logging.getLogger("augflower.node")
 
 
@@ -89,35 +102,72 @@ def run_node(options: NodeOptions) -> None:
     # Before anything imports flwr or torch, which read it once.
     os.environ.update(flower_environment(options.home, options.threads))
     signal.signal(signal.SIGTERM, _leave)
-    port = options.port or free_port()
-    secret = secrets.token_bytes(48)
-    context = multiprocessing.get_context("fork")
+    device = _Device(options)
     preload(_FLOWER)
+    rest = _FIRST_REST
+    while True:
+        began = time.monotonic()
+        ended = device.run()
+        if not device.was_online:
+            raise FleetError(f"the SuperNode ended with {ended}; the reason is in its log above")
+        lasted = time.monotonic() - began
+        rest = _FIRST_REST if lasted > _LASTING else rest
+        _log.error("the SuperNode ended with %s after %.0f s; a new one follows", ended, lasted)
+        # A whole fleet that was lost at once does not come back at once.
+        time.sleep(rest * random.uniform(0.5, 1.0))
+        rest = min(2 * rest, _LONGEST_REST)
 
-    quick = options.quick and not _unsuited()
-    bell, ring = context.Pipe(duplex=False)
-    with _readable_once(secret) as secret_file:
-        arguments = supernode_arguments(options, port, secret_file)
-        # As a daemon it also ends with this process should that leave before the try block.
-        supernode = context.Process(
-            target=_supernode,
-            args=(arguments, ring if quick else None, os.getpid()),
-            name="supernode",
-            daemon=True,
-        )
-        supernode.start()
-    executor = WarmExecutor(f"127.0.0.1:{port}", secret, bell if quick else None)
-    try:
-        preload(options.libraries)
-        executor.run(supernode)
-    finally:
-        # A second Ctrl-C must not leave half of the tree behind.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        executor.stop()
-        ended = supernode.exitcode
-        end_process(supernode, _GRACE)
-    raise FleetError(f"the SuperNode ended with {describe(ended)}; the reason is in its log above")
+
+class _Device:
+    """A SuperNode and the executor of its tasks; another SuperNode after it, with the same port."""
+
+    def __init__(self, options: NodeOptions) -> None:
+        self._options = options
+        self._port = options.port or free_port()
+        self._context = multiprocessing.get_context("fork")
+        self._online = self._context.RawValue("b", 0)
+
+    @property
+    def was_online(self) -> bool:
+        """Whether the SuperLink has taken in the last SuperNode."""
+        return bool(self._online.value)
+
+    def run(self) -> str:
+        """Start a SuperNode, and work until it ends; how it ended, in words."""
+        secret = secrets.token_bytes(48)
+        quick = self._options.quick and not _unsuited()
+        bell, ring = self._context.Pipe(duplex=False)
+        supernode = self._start(secret, ring if quick else None)
+        executor = WarmExecutor(f"127.0.0.1:{self._port}", secret, bell if quick else None)
+        try:
+            preload(self._options.libraries)
+            executor.run(supernode)
+        except BaseException:
+            # A second Ctrl-C must not leave half of the tree behind.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            raise
+        finally:
+            executor.stop()
+            ended = supernode.exitcode
+            end_process(supernode, _GRACE)
+            bell.close()
+            ring.close()
+        return describe(ended)
+
+    def _start(self, secret: bytes, ring: Connection | None) -> ForkProcess:
+        self._online.value = 0
+        with _readable_once(secret) as secret_file:
+            arguments = supernode_arguments(self._options, self._port, secret_file)
+            # As a daemon it also ends with this process should that leave before its work.
+            supernode = self._context.Process(
+                target=_supernode,
+                args=(arguments, ring, partial(setattr, self._online, "value", 1), os.getpid()),
+                name="supernode",
+                daemon=True,
+            )
+            supernode.start()
+        return supernode
 
 
 def supernode_arguments(options: NodeOptions, port: int, secret_file: str) -> list[str]:
@@ -154,16 +204,28 @@ def _readable_once(secret: bytes) -> Iterator[str]:
         os.close(reading)
 
 
-def _supernode(arguments: list[str], ring: Connection | None, parent: int) -> None:
+def _supernode(
+    arguments: list[str], ring: Connection | None, online: Callable[[], None], parent: int
+) -> None:
     detach_signals()
     from flwr.supercore.app_utils import start_parent_process_monitor
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
     start_parent_process_monitor(parent)
+    adapt([recovery(online)])
     if ring is not None:
         quicken_supernode(ring)
     sys.argv = ["flower-supernode", *arguments]
-    flower_supernode()
+    code: object = 1
+    try:
+        flower_supernode()
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        _log.exception("the SuperNode ended")
+    finally:
+        # Flower's HTTP server has a thread of its own, which would keep the process as it is.
+        leave(code if isinstance(code, int) else 0 if code is None else 1)
 
 
 def _unsuited() -> bool:

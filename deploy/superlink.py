@@ -5,18 +5,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
 
 from common.errors import AugFlowerError, SettingsError
-from deploy.adaptation import Adaptation
+from deploy.adaptation import Adaptation, adapt
 from deploy.superlink_adaptations import database
 
 ADAPTATIONS: tuple[Adaptation, ...] = (database.ADAPTATION,)
 WITHOUT = "AUGFLOWER_SUPERLINK_WITHOUT"
-_log = logging.getLogger("augflower.superlink")
 
 
 def chosen(environment: Mapping[str, str] = os.environ) -> list[Adaptation]:
@@ -35,21 +33,6 @@ def chosen(environment: Mapping[str, str] = os.environ) -> list[Adaptation]:
     if "all" in left_out:
         return []
     return [adaptation for adaptation in ADAPTATIONS if adaptation.name not in left_out]
-
-
-def adapt(adaptations: Sequence[Adaptation]) -> None:
-    """Make each change for which Flower is the known one, and say which are not made."""
-    for adaptation in adaptations:
-        if found := adaptation.differences():
-            _log.warning(
-                "Flower's %s differ from those of flwr 1.39.0: the SuperLink runs without the "
-                "adaptation %r, so that %s",
-                ", ".join(found),
-                adaptation.name,
-                adaptation.loss,
-            )
-        else:
-            adaptation.apply()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,7 +1,7 @@
 """Exit with 0 if a process of the fleet is well: the health check of the images.
 
     python3 -IS healthy.py HOST:PORT        somebody listens there
-    python3 -IS healthy.py HOST:PORT/PATH   the page answers with 200
+    python3 -IS healthy.py HOST:PORT/PATH   the page answers with 200; otherwise it is printed
 
 It needs nothing but sockets: a check that loads libraries is what a busy small board fails first.
 """
@@ -27,7 +27,11 @@ def check(target: str) -> bool:
         if not slash:
             return True
         connection.sendall(f"GET /{path} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
-        return b" 200 " in connection.makefile("rb").readline()
+        status, _, rest = connection.makefile("rb").read().partition(b"\r\n")
+        if b" 200 " in status:
+            return True
+        print(rest.partition(b"\r\n\r\n")[2].decode(errors="replace").strip() or status.decode())
+        return False
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from flwr.supercore import sql_mixin
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 
 from common.errors import SettingsError
-from deploy.adaptation import Adaptation
-from deploy.superlink import ADAPTATIONS, WITHOUT, adapt, chosen
+from deploy.adaptation import Adaptation, adapt, fingerprint
+from deploy.superlink import ADAPTATIONS, WITHOUT, chosen
 
 
 @pytest.mark.parametrize("adaptation", ADAPTATIONS, ids=lambda adaptation: adaptation.name)
@@ -34,19 +34,17 @@ def test_one_setting_leaves_adaptations_out():
 def test_what_flower_changed_is_left_alone_and_said(caplog: pytest.LogCaptureFixture):
     made: list[str] = []
 
-    def adaptation(name: str, fingerprint: str) -> Adaptation:
+    def adaptation(name: str, known: str) -> Adaptation:
         return Adaptation(
-            name, "it is slow", {"chosen": fingerprint}, lambda: {"chosen": chosen},
+            name, "it is slow", {"chosen": known}, lambda: {"chosen": chosen},
             lambda: made.append(name),
         )  # fmt: skip
-
-    from deploy.adaptation import fingerprint
 
     with caplog.at_level(logging.WARNING):
         adapt([adaptation("stale", "0"), adaptation("fresh", fingerprint(chosen))])
     assert made == ["fresh"]
     assert "chosen" in caplog.text
-    assert "'stale', so that it is slow" in caplog.text
+    assert "'stale', it is slow" in caplog.text
 
 
 @pytest.fixture
