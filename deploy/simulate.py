@@ -11,6 +11,7 @@ from common.config import DataSettings
 from common.errors import SettingsError
 from deploy.research.effect import without_effect
 from deploy.run_config import default_config
+from deploy.signals import terminable
 from server_app.app import read_settings, run
 from server_app.settings import ServerSettings
 from server_app.status import Status
@@ -41,6 +42,8 @@ def simulate(
     interfere: lets tests lose or change replies.
     status: is told what the run is doing.
 
+    SIGTERM ends the program after the run is noted as stopped.
+
     Raises
     ------
     SettingsError: a setting is wrong, or asks for devices' own images, which only a fleet has.
@@ -60,7 +63,8 @@ def simulate(
         if memory is not None:
             nodes = [node | {"state-folder": str(memory)} for node in nodes]
         grid = InProcessGrid(client_app, nodes, config, interfere=interfere)
-    return run(grid, config, server, notice, status)
+    with terminable():
+        return run(grid, config, server, notice, status)
 
 
 def node_configs(data: DataSettings, target_nodes: int = 1) -> list[dict[str, Any]]:

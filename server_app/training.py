@@ -198,6 +198,8 @@ class Training:
         except WireError as error:
             raise Rejected(f"evaluation.{error.field}", str(error)) from None
         own_entries = entries(answer.node, own, self._nodes.enrolled[answer.node]) if own else []
+        if own and not (self._settings.evaluation.sources and self._settings.evaluates(round)):
+            raise Rejected("evaluation", "nobody asked for it")
         up = read(self._contract.Up, reply.content)
         check_fields(up, expected)
         return (up, own_entries), self._method.offer(answer.seat, up)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Context, Error, Message
+from flwr.app import ConfigRecord, Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.proto.node_pb2 import NodeInfo
 
@@ -285,6 +285,35 @@ def test_a_wrong_judgement_is_rejected_and_the_round_goes_on(tmp_path: Path):
     assert [entry["field"] for entry in lines[2]["rejected"]] == ["correct_after"]
     assert len(lines[2]["evaluation_sources"]["clients"]) == 3
     assert lines[3]["rejected"] == []
+
+
+def test_a_judgement_that_nobody_asked_for_is_rejected(tmp_path: Path):
+    judgements: list[ConfigRecord] = []
+
+    def keep(message: Message, reply: Message) -> Message:
+        if message.metadata.dst_node_id == FIRST_NODE and reply.has_content():
+            judgements.extend(
+                r for n, r in reply.content.config_records.items() if n == "evaluation"
+            )
+        return reply
+
+    def boast(message: Message, reply: Message) -> Message:
+        if message.metadata.dst_node_id == FIRST_NODE and message.metadata.message_type.startswith(
+            "train"
+        ):
+            reply.content["evaluation"] = judgements[0]
+        return reply
+
+    play(tmp_path / "asked", {"evaluation.sources": True}, interfere=keep)
+    for name, settings in (("never", {}), ("not-yet", {"evaluation.sources": True})):
+        _, lines = play(tmp_path / name, settings, interfere=boast)
+        assert lines[1]["rejected"] == [
+            {
+                "node": str(FIRST_NODE), "step": "training", "field": "evaluation",
+                "reason": "nobody asked for it",
+            }
+        ]  # fmt: skip
+        assert "evaluation_sources" not in lines[1]
 
 
 def test_a_run_waits_only_while_no_source_is_there(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from pathlib import Path
@@ -48,9 +49,10 @@ def make_app(status: Status, runs: Path, place: Place) -> ASGIApp:
         return HTMLResponse(html, headers=_private(policy))
 
     async def parts(request: Request) -> Response:
-        page = board.look()
-        since = request.query_params.get("since", "")
-        known = int(since) if since.isascii() and since.isdigit() else -1
+        since = request.query_params.get("since", "-1")
+        if not re.fullmatch(r"-?[0-9]{1,18}", since):
+            return PlainTextResponse("since is a version, a number of at most 18 digits.\n", 400)
+        page, known = board.look(), int(since)
         changed = {key: part.html for key, part in page.parts.items() if part.version > known}
         return JSONResponse(
             {

@@ -11,12 +11,12 @@ from pathlib import Path
 import uvicorn
 
 from server_app.status import Status
+from server_app.watch.connections import BoundedProtocol
 from server_app.watch.pages import make_app
 from server_app.watch.place import Place
 
 Notice = Callable[[str], None]
 _START, _STOP = 5.0, 3.0  # seconds
-_MOST_CONNECTIONS = 64
 
 
 class LivePage:
@@ -47,9 +47,9 @@ class LivePage:
         host, port = listening.getsockname()[:2]
         config = uvicorn.Config(
             make_app(status, runs, place),
-            http="h11", ws="none", loop="asyncio", lifespan="off", interface="asgi3",
+            http=BoundedProtocol, ws="none", loop="asyncio", lifespan="off", interface="asgi3",
             log_config=None, access_log=False, server_header=False, proxy_headers=False,
-            limit_concurrency=_MOST_CONNECTIONS, timeout_graceful_shutdown=1,
+            timeout_graceful_shutdown=1,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(

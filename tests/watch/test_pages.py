@@ -104,9 +104,11 @@ def test_charts_wait_so_that_drawing_them_takes_little_time(
     assert {"accuracy", "losses"} <= end["parts"].keys()
 
 
-def test_parts_of_a_strange_version_are_all(tmp_path: Path) -> None:
-    browser = client(begun(), tmp_path)
-    assert browser.get("/parts?since=never").json()["parts"].keys() >= {"head", "nodes"}
+@pytest.mark.parametrize("since", ["never", "", "1.5", "9" * 5000, "\u0661"])
+def test_a_version_that_is_none_is_refused(since: str, tmp_path: Path) -> None:
+    answer = client(begun(), tmp_path).get(f"/parts?since={since}")
+    assert answer.status_code == 400
+    assert answer.text == "since is a version, a number of at most 18 digits.\n"
 
 
 def test_a_second_run_takes_the_page_over(tmp_path: Path) -> None:
