@@ -6,6 +6,7 @@ import atexit
 import signal
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -16,7 +17,6 @@ from flwr.serverapp import Grid, ServerApp
 import common.methods
 import server_app.methods
 from common import registry
-from common.backoff import shorten_backoff
 from common.config import RunSettings, other_sections, read_run_config, read_section
 from common.errors import AugFlowerError, DivergedError, RunError, SettingsError
 from common.modelfile import Card
@@ -27,8 +27,10 @@ from server_app.nodes import Plan
 from server_app.public import PublicData, describe
 from server_app.rounds import Rounds
 from server_app.runs.folder import RunFolder, writable
+from server_app.runs.record import readable
 from server_app.settings import ServerSettings, read_server_settings
 from server_app.status import Status
+from server_app.transport.patient import PatientGrid
 from server_app.watch.watch import Watch
 
 app = ServerApp()
@@ -44,11 +46,10 @@ def main(grid: Grid, context: Context) -> None:
     """Flower's entry: run with the settings of the run config and of the environment."""
     if threading.current_thread() is threading.main_thread():  # a simulation uses another
         signal.signal(signal.SIGTERM, _stop)
-    shorten_backoff()
     server = read_server_settings()
     watch = Watch(server, _say)
     atexit.register(watch.close)  # the page stays as long as the process does
-    run(grid, context.run_config, server, _say, watch.status)
+    run(PatientGrid(grid), context.run_config, server, _say, watch.status)
 
 
 def run(
@@ -226,12 +227,16 @@ def _resume(folder: RunFolder, rounds: Rounds, status: Status, notice: Notice) -
         return 0
     round, groups, notes = kept
     for line in folder.mend_record(round, notes["line"], notice):
-        status.close(line)
+        rounds.show("a round of the record", partial(_put_back, status, line))
     before = folder.meta.get("resumed_after", [])
     folder.update(resumed_from=f"round {round}", resumed_after=[*before, round])
     notice(f"going on after round {round}, from its checkpoint")
     rounds.load_state(groups, notes)
     return round + 1
+
+
+def _put_back(status: Status, line: Mapping[str, Any]) -> None:
+    status.close(readable(line))
 
 
 def _say(text: str) -> None:

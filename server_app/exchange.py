@@ -19,10 +19,16 @@ from server_app.nodes import Nodes
 from server_app.rejection import printable
 from server_app.status import Status
 from server_app.transport.ordered import Unreadable, await_reply, pull
+from server_app.transport.patient import forget, has_begun
 from server_app.transport.push import push
+
+Notice = Callable[[str], None]
 
 LOOK = 2.0
 """Seconds between two looks at who is online while a reply is awaited."""
+
+LONG = 0.5
+"""Share of the deadline after which the console says who is waited for."""
 
 
 class Answer(NamedTuple):
@@ -34,6 +40,8 @@ class Answer(NamedTuple):
     message_id: of the message that it was asked with; empty if it had gone before.
     reply: without an error, but it may be unreadable; None if there is none.
     reason: why there is none.
+    absent, seen: when the server looked in vain for the last time, and when it had the reply; Unix
+        seconds of its own clock, 0 where it has not looked in vain.
     """
 
     seat: int
@@ -41,6 +49,20 @@ class Answer(NamedTuple):
     message_id: str
     reply: Message | Unreadable | None
     reason: str
+    absent: float = 0.0
+    seen: float = 0.0
+
+    def seconds(self, begun: float) -> float:
+        """Seconds from ``begun`` (Unix, the server's clock) to the reply.
+
+        Replies are taken in order, so that one may have come long before it was seen. Its own date
+        is believed where the server's clock allows it.
+        """
+        created = self.seen
+        if isinstance(self.reply, Message):
+            created = self.reply.metadata.created_at
+        possible = max(self.absent, begun) <= created <= self.seen
+        return max(0.0, (created if possible else self.seen) - begun)
 
 
 @dataclass(frozen=True)
@@ -65,13 +87,22 @@ class Exchange:
     bytes_down: array bytes sent since the last ``ask``.
     """
 
-    def __init__(self, grid: Grid, nodes: Nodes, rules: RoundSettings, status: Status) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        nodes: Nodes,
+        rules: RoundSettings,
+        status: Status,
+        notice: Notice = lambda _: None,
+    ) -> None:
+        self._notice = notice
         self._grid = grid
         self._nodes = nodes
         self._rules = rules
         self._status = status
         self._late: dict[int, _Late] = {}
         self._sent: dict[int, _Sent] = {}
+        self._told: set[tuple[_Sent, bool]] = set()
         self.bytes_down = 0
 
     @property
@@ -91,6 +122,7 @@ class Exchange:
                 or time.monotonic() > late.until
             ):
                 del self._late[node]
+                forget(self._grid, late.sent.message_id)
                 if node in self._nodes.online:
                     self._status.node(node, "online", seen=True)
         free, entries = [], []
@@ -115,6 +147,7 @@ class Exchange:
         """
         self.bytes_down = 0
         self._sent = {}
+        self._told.clear()
         self._post(round, kind, seats, letter)
         deadline = time.monotonic() + self._rules.deadline
         return self._answers(round, kind, seats, letter, deadline)
@@ -162,31 +195,46 @@ class Exchange:
         if sent is None:
             return Answer(seat, self._nodes.last(seat), "", None, "it has gone")
 
-        def restarted() -> bool:
-            self._nodes.discover()
-            return self._restarted(sent)
-
-        watch = _Watch(restarted)
+        what = f"{kind.partition('.')[0]} of round {round}"
+        watch = _Watch(lambda: self._hopeless(sent, what, deadline))
         reply = await_reply(self._grid, sent.message_id, deadline, watch)
+        self._status.await_node(None)
         if sent.node not in self._nodes.enrolled:
             reason = "another node has taken its seat"
             return Answer(seat, sent.node, sent.message_id, None, reason)
         if isinstance(reply, Unreadable) or (reply is not None and not reply.has_error()):
             self._status.node(sent.node, "online", seen=True)
-            return Answer(seat, sent.node, sent.message_id, reply, "")
+            return Answer(seat, sent.node, sent.message_id, reply, "", watch.absent, time.time())
         if reply is not None or watch.found:
-            told = reply.error.reason if reply else "the node was restarted"
+            forget(self._grid, sent.message_id)
+            told = reply.error.reason if reply else watch.found
             reason = printable(told or "its ClientApp failed")
             self._nodes.discover()
             if sent.node in self._nodes.online:
                 self._status.node(sent.node, "online", reason=reason, seen=True)
             return Answer(seat, sent.node, sent.message_id, None, reason)
-        what = f"{kind.partition('.')[0]} of round {round}"
         until = time.monotonic() + (LATE_ROUNDS - 1) * self._rules.deadline
         self._late[sent.node] = _Late(sent, until, what)
-        reason = f"no reply within {self._rules.deadline:g} s"
+        begun = has_begun(self._grid, sent.message_id)
+        reason = ("no whole" if begun else "no") + f" reply within {self._rules.deadline:g} s"
         self._status.node(sent.node, "late", reason=f"{what}: {reason}")
         return Answer(seat, sent.node, sent.message_id, None, reason)
+
+    def _hopeless(self, sent: _Sent, what: str, deadline: float) -> str:
+        """Why a reply will not come; empty where it may. Tells who is waited for."""
+        self._nodes.discover()
+        if self._restarted(sent):
+            return "the node was restarted"
+        begun, left = has_begun(self._grid, sent.message_id), deadline - time.monotonic()
+        if begun and sent.node not in self._nodes.online:
+            return "it went away before its reply was complete"
+        doing = "has begun its reply and not completed it" if begun else "has not replied"
+        self._status.await_node(sent.node, doing, time.time() + left)
+        if (sent, begun) not in self._told and (begun or left < LONG * self._rules.deadline):
+            self._told.add((sent, begun))
+            name = self._nodes.name(sent.node)
+            self._notice(f"{what}: {name} {doing}; the server waits at most {left:.0f} s more")
+        return ""
 
     def _there_again(self, seat: int, node: int, deadline: float) -> bool:
         """Whether a seat that failed, but is not late, is taken again soon enough."""
@@ -207,15 +255,23 @@ class Exchange:
 
 
 class _Watch:
-    """Asks a question now and then, and remembers when the answer was yes."""
+    """Asks now and then why one should not wait any more.
 
-    def __init__(self, question: Callable[[], bool]) -> None:
+    Attributes
+    ----------
+    found: the answer, once there was one.
+    absent: when it was last said that nothing has come; Unix seconds.
+    """
+
+    def __init__(self, question: Callable[[], str]) -> None:
         self._question = question
         self._next = time.monotonic() + LOOK
-        self.found = False
+        self.found = ""
+        self.absent = 0.0
 
     def __call__(self) -> bool:
+        self.absent = time.time()
         if not self.found and time.monotonic() >= self._next:
             self._next = time.monotonic() + LOOK
             self.found = self._question()
-        return self.found
+        return bool(self.found)

@@ -16,6 +16,7 @@ from server_app.rejection import Rejected, printable
 from server_app.replies import Asked, check, read
 from server_app.status import Status
 from server_app.transport.ordered import Unreadable, pull
+from server_app.transport.patient import forget
 from server_app.transport.push import push
 
 Notice = Callable[[str], None]
@@ -161,6 +162,7 @@ class Nodes:
             if reply is None and now < until and node in self.online:
                 continue
             del self._asked[node]
+            forget(self._grid, message_id)
             try:
                 problem = self._enrol(node, message_id, reply)
             except Rejected as refusal:

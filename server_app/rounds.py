@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 from flwr.serverapp import Grid
 
 from common.config import RunSettings
-from common.errors import DivergedError, RunError
+from common.errors import AugFlowerError, DivergedError, RunError
 from common.modelfile import Card, save_model
 from server_app.admission import Gate
 from server_app.exchange import Exchange
@@ -64,7 +65,7 @@ class Rounds:
         self._status = status
         self._gate = Gate()
         self._nodes = Nodes(grid, plan, notice, status, settings.round.wait)
-        self._exchange = Exchange(grid, self._nodes, settings.round, status)
+        self._exchange = Exchange(grid, self._nodes, settings.round, status, notice)
         self._training: Training | None = None
         if contract is not None:
             self._training = Training(
@@ -96,11 +97,17 @@ class Rounds:
             self._status.phase(self.current, how)
 
     def report(self) -> None:
-        """Write the run's page; a page that cannot be written must not end a run."""
+        """Write the run's page."""
+        path = self._folder.path
+        self.show("the page", lambda: write_report([path], path / "report.html"))
+
+    def show(self, what: str, action: Callable[[], object]) -> None:
+        """Do what is only for those who watch: whatever goes wrong in it must not end a run."""
         try:
-            write_report([self._folder.path], self._folder.path / "report.html")
-        except (RunError, OSError) as error:
-            self._notice(f"the page could not be written: {error}")
+            action()
+        except Exception as error:
+            said = str(error) if isinstance(error, AugFlowerError | OSError) else repr(error)
+            self._notice(f"{what} could not be shown, the run goes on: {said}")
 
     def conclude(self) -> None:
         """Write the run's page and say what became of the run."""
@@ -200,10 +207,13 @@ class Rounds:
             keep = self._settings.keep_checkpoints
             self._folder.save_checkpoint(round, groups, everything, line, keep)
         self._folder.append(line)
-        self._status.close(line)
+        self.show("the round", lambda: self._status.close(line))
         if self._page_pace.due:
             with self._page_pace.measured():
                 self.report()
+        self.show("the round", partial(self._say, round, line))
+
+    def _say(self, round: int, line: dict[str, Any]) -> None:
         for text in told(line, self._nodes.name):
             self._notice(text)
         self._notice(summary(round, self._settings.rounds, line))

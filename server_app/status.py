@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -51,6 +52,7 @@ class Status:
             "rejected_judgements": 0, "rejected_introductions": 0,
         }  # fmt: skip
         self._seconds: dict[str, float] = {}
+        self._awaited: dict[str, Any] | None = None
 
     def begin(self, meta: Mapping[str, Any], rounds: int) -> None:
         """A run begins or goes on.
@@ -73,7 +75,25 @@ class Status:
             if (round, name) == (self._round, self._phase):
                 return
             self._round, self._phase, self._since = round, name, time.time()
+            self._awaited = None
             self._tell()
+
+    def await_node(self, node: int | None, doing: str = "", until: float = 0.0) -> None:
+        """The server waits for the reply of a node; for that of none in particular if it is None.
+
+        Parameters
+        ----------
+        doing: what the node has done so far, such as ``has not replied``.
+        until: Unix seconds at which the server goes on without it.
+        """
+        awaited = None if node is None else {"node": str(node), "doing": doing, "until": until}
+        with self._changed:
+            known = self._awaited
+            if awaited and known and (known["node"], known["doing"]) == (str(node), doing):
+                return
+            if awaited != known:
+                self._awaited = awaited
+                self._tell()
 
     def node(
         self,
@@ -134,7 +154,8 @@ class Status:
         with self._changed:
             self._lines.append(short)
             for name, seconds in line.get("seconds", {}).items():
-                self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+                if math.isfinite(seconds):
+                    self._seconds[name] = self._seconds.get(name, 0.0) + seconds
             for name in self._totals:
                 self._totals[name] += short.get(name) or 0
             for kind, entries in lost.items():
@@ -162,8 +183,8 @@ class Status:
         ``nodes`` (by id: name, state, role, clients, reason, last_seen, replies, missing, rejected,
         and of its last reply round, seconds, loss and what it did without), ``lines`` (of the
         record, without single clients; missing and rejected are counts), ``incidents`` (newest
-        last: round, kind, node, step, field, reason), ``totals`` and ``seconds`` (of all rounds, by
-        phase).
+        last: round, kind, node, step, field, reason), ``totals``, ``seconds`` (of all rounds, by
+        phase) and ``awaited`` (the node whose reply the server waits for: node, doing, until).
         """
         with self._changed:
             parts = {
@@ -179,6 +200,7 @@ class Status:
                 "incidents": list(self._incidents),
                 "totals": dict(self._totals),
                 "seconds": dict(self._seconds),
+                "awaited": self._awaited,
             }
         return copy.deepcopy(parts)
 

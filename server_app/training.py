@@ -161,14 +161,12 @@ class Training:
         up, own = self._gate.admit(round, node, lambda: self._examine(round, answer))
         self._method.absorb(answer.seat, up)
         judged += own
-        assert isinstance(answer.reply, Message)
-        created = answer.reply.metadata.created_at
         # What a device had to do without, and why.
         without = printable(getattr(up, "without", ""), 80)
         entry = {
             "node": str(node),
             "client": ",".join(map(str, enrolled.clients)),
-            "seconds": max(0.0, created - begun),
+            "seconds": answer.seconds(begun),
             "examples": up.examples,
             "loss": up.loss,
         }

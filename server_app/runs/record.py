@@ -2,12 +2,13 @@
 
 The round loop appends one line a round and may be cut off in the middle of the last one, so that
 line may be torn; any other damage is an error. Values that were not finite are recorded as null
-and read back as NaN. Unknown keys are left aside, so that older reports read newer records.
+and read back as NaN, and so is what can be no figure; a count that can be none is read as 0.
+Unknown keys are left aside, so that older reports read newer records.
 """
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -22,7 +23,33 @@ META = "run.json"
 METRICS = "metrics.jsonl"
 MOST_DRAWN = 600  # rounds that a chart draws; of longer runs every k-th
 
-Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+LARGEST = 1e40
+"""Above the largest number of 32 bits, which models have; its square and its inverse are finite."""
+
+
+def _figure(value: object) -> float:
+    """A number of the record; NaN for all that no run can have measured."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    if abs(value) < 1 / LARGEST:
+        return 0.0
+    return float(value) if abs(value) < LARGEST or value in (math.inf, -math.inf) else math.nan
+
+
+def _count(value: object) -> int:
+    number = _figure(value)
+    return max(0, int(number)) if math.isfinite(number) else 0
+
+
+def _moment(value: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+Number = Annotated[float, BeforeValidator(_figure)]
+Count = Annotated[int, BeforeValidator(_count)]
 Status = Literal["running", "finished", "failed", "stopped"]
 
 
@@ -108,12 +135,12 @@ class Round(_Record):
     """One line of ``metrics.jsonl``; round 0 is before training."""
 
     round: int
-    time: datetime | None = None
+    time: Annotated[datetime | None, BeforeValidator(_moment)] = None
     seconds: dict[str, Number] = Field(default_factory=dict)  # by phase
-    bytes_down: int = 0
-    bytes_up: int = 0
-    replies: int = 0
-    asked: int = 0
+    bytes_down: Count = 0
+    bytes_up: Count = 0
+    replies: Count = 0
+    asked: Count = 0
     missing: list[Missing] = Field(default_factory=list)
     rejected: list[Rejected] = Field(default_factory=list)
     refusals: int | None = None  # replies to requests to train that were, where they are not listed
@@ -208,6 +235,19 @@ def read_meta(folder: Path) -> Meta:
         ) from None
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read as a run: {_first(error)}") from None
+
+
+def readable(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of ``metrics.jsonl`` whose every figure is a number, NaN where it was none.
+
+    Raises
+    ------
+    RunError: it is not the record of a round.
+    """
+    try:
+        return _ROUND.validate_python(line).model_dump(mode="json", exclude_unset=True)
+    except ValidationError as error:
+        raise RunError(f"a line is not the record of a round: {_first(error)}") from None
 
 
 def _read_rounds(folder: Path) -> tuple[Round, ...]:

@@ -180,6 +180,8 @@ def size(amount: float) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as people say them."""
+    if not math.isfinite(seconds):
+        return "–"
     if seconds < 1:
         return Unit("ms", 1e-3, 0).text(seconds)
     if seconds < 59.5:

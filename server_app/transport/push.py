@@ -5,21 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+import httpx
 from flwr.app import Message
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from common.errors import FleetError
+from server_app.transport.patient import LONGEST_TROUBLE, given_up, is_trouble
 
 TIMES = 5
 PAUSE = 1.0
+LONGEST_PAUSE = 10.0
 
 
 def push(grid: Grid, write: Callable[[], Sequence[Message]]) -> list[str | None]:
     """Send messages; the identity of each, None for one that was refused.
 
     A SuperLink that was killed while it took in the parts of a message forgets what it had of it
-    (Flower 1.39: the push session expires, and its messages with it), so they are sent anew.
+    (Flower 1.39: the push session expires, and its messages with it), so they are sent anew, and
+    after an error as well. A device that thus gets a message twice learns from it once.
 
     Parameters
     ----------
@@ -30,13 +34,22 @@ def push(grid: Grid, write: Callable[[], Sequence[Message]]) -> list[str | None]
     FleetError: the SuperLink does not take them.
     """
     lost: ObjectPushError | None = None
-    for _ in range(TIMES):
+    losses, pause, end = 0, PAUSE, time.monotonic() + LONGEST_TROUBLE
+    while losses < TIMES:
         messages = write()
         try:
             ids: list[str | None] = list(grid.push_messages(messages)) if messages else []
         except ObjectPushError as error:
-            lost = error
+            lost, losses = error, losses + 1
             time.sleep(PAUSE)
+            continue
+        except httpx.HTTPStatusError as error:
+            if not is_trouble(error):
+                raise
+            if time.monotonic() + pause > end:
+                raise given_up(error) from error
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
             continue
         if len(ids) != len(messages):
             raise FleetError(

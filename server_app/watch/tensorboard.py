@@ -73,8 +73,9 @@ class TensorBoard:
             self._write()
             if self._writer is not None:
                 self._writer.close()
-        except OSError as error:
-            self._notice(f"no more TensorBoard files, the run goes on: {error}")
+        except Exception as error:
+            said = str(error) if isinstance(error, OSError) else repr(error)
+            self._notice(f"no more TensorBoard files, the run goes on: {said}")
 
     def _write(self) -> None:
         seen, lines = self._reader.read(), self._reader.lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from dataclasses import dataclass
 from statistics import fmean
@@ -106,7 +107,7 @@ def head_of(seen: dict[str, Any], run: Run) -> Head:
         title=f"{title} · AugFlower",
         kicker=[str(part) for part in parts if part],
         headline=headline,
-        lede=words.sentences(run) if ended else [_DOING[seen["phase"]]],
+        lede=words.sentences(run) if ended else [_DOING[seen["phase"]], *_awaited(seen)],
         since=None if ended else seen["since"],
         rest="" if ended else _rest(run, rounds - done),
         progress=None if ended or not rounds else 100 * min(done / rounds, 1.0),
@@ -172,6 +173,18 @@ def elapsed(seconds: float) -> str:
     return f"{minutes // 60}{NBSP}h {minutes % 60:02d}{NBSP}min"
 
 
+def _awaited(seen: dict[str, Any]) -> list[str]:
+    """Whom the server waits for, and until when."""
+    awaited = seen["awaited"]
+    if not awaited:
+        return []
+    entry = seen["nodes"].get(awaited["node"])
+    row = _row(awaited["node"], entry) if entry else None
+    name = row.name if row and row.name != "Node" else f"Node {awaited['node']}"
+    until = time.strftime("%H:%M:%S", time.localtime(awaited["until"]))
+    return [f"{name} {awaited['doing']}; the server waits until {until} at the latest."]
+
+
 def _steps(phase: str) -> list[tuple[str, str]]:
     order = list(STEPS)
     at = order.index(phase) if phase in STEPS else -1
@@ -211,7 +224,8 @@ def _facts(seen: dict[str, Any], run: Run) -> list[tuple[str, str, str]]:
         here = states["online"] + states["training"]
         troubled = [f"{states[s]} {s}" for s in STATES if s in _TROUBLED and states[s]]
         troubled += [f"{total - states.total()} absent"] if total > states.total() else []
-        facts.append(("Nodes", f"{here} of {total}", ", ".join(troubled) or "all well"))
+        well = "one is awaited" if seen["awaited"] else "all well"
+        facts.append(("Nodes", f"{here} of {total}", ", ".join(troubled) or well))
     lost = [f"{totals[kind]} {kind}" for kind in ("missing", "rejected") if totals[kind]]
     for kind in ("judgement", "introduction"):
         if number := totals[f"rejected_{kind}s"]:
