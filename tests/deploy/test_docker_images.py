@@ -1,7 +1,10 @@
 """What the images are made of, and what each container of the compose file gets."""
 
+import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -59,6 +62,29 @@ def test_another_torch_takes_the_place_of_the_pinned_one(given: list[str], insta
 def test_only_the_servers_image_has_the_servers_half(name: str):
     assert "server_app" not in stage(name)
     assert "COPY server_app" in stage("server")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["doctor", "--help"], ["node", "--help"]])
+def test_a_device_s_image_has_all_that_its_commands_need(tmp_path: Path, words: list[str]):
+    copied = re.sub(r"\\\n\s*", "", stage("device"))
+    for line in re.findall(r"^COPY (?!-)(.*)$", copied, re.M):
+        *sources, target = line.split()
+        for source in sources:
+            place = tmp_path / target / (Path(source).name if target.endswith("/") else "")
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, place)
+            else:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / source, place)
+    code = (
+        "import sys; sys.modules['server_app'] = None; "
+        f"sys.argv = ['augflower', *{words}]; from deploy.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=dict(os.environ) | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", ["superlink", "device", "server"])
