@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from flwr.app import Context, Message
@@ -16,6 +15,7 @@ from client_app.device import Device, open_device
 from common import enrolment, evaluation, registry
 from common.config import other_sections, read_run_config
 from common.errors import WireError
+from common.release import release
 from common.wire import pack, unpack
 
 app = ClientApp()
@@ -56,15 +56,8 @@ def _enrol(down: enrolment.Down, device: Device) -> enrolment.Up:
         classes=list(device.classes),
         parameters=size,
         plan=device.plan_digest,
-        release=_release(),
+        release=release(),
     )
-
-
-def _release() -> str:
-    try:
-        return version("augflower")
-    except PackageNotFoundError:
-        return ""
 
 
 def _register(method: str) -> None:

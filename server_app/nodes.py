@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 
 from common import enrolment
 from common.errors import FleetError
+from common.release import release
 from common.wire import pack
 from server_app.rejection import Rejected, printable
 from server_app.replies import Asked, check, read
@@ -227,6 +228,14 @@ class Nodes:
         self.enrolled[node] = up
         clients = ",".join(map(str, up.clients))
         self._status.node(node, "online", role=up.role, clients=clients, seen=True)
+        if up.release != release():
+            its, ours = (
+                text or "(not installed)" for text in (printable(up.release, 40), release())
+            )
+            self._notice(
+                f"{self.name(node)} has AugFlower {its}, the server {ours}; install the same "
+                "release on both"
+            )
         return ""
 
     def _called(self, node: int) -> str:

@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 
 from common import enrolment, evaluation
 from common.config import RoundSettings, RunSettings
+from common.release import release
 from common.tensors import Tensors
 from common.wire import PLAIN, pack
 from server_app.admission import Gate
@@ -28,7 +29,7 @@ MODEL = Tensors.pack({"theta": np.zeros(5, np.float32)})
 DEALT = ((9, 30),) * 3 + ((4, 10),) * 6
 PLAN = Plan("test", "token", 5, ("cat", "dog"), "digest", 3, DEALT)
 OWN = Plan("test", "token", 5, ("cat", "dog"), "")
-INTRODUCTION = enrolment.Up("target", [3, 4], 8, 20, ["cat", "dog"], 5, "digest", "1")
+INTRODUCTION = enrolment.Up("target", [3, 4], 8, 20, ["cat", "dog"], 5, "digest", release())
 JUDGEMENT = evaluation.Up([3, 4], [12, 8], [3, 4], [6, 8], [1.5, 1.0], [0.5, 0.25])
 BAD = FIRST_NODE
 
@@ -280,3 +281,13 @@ def test_a_node_that_goes_before_it_is_asked_is_missing(patience: float):
         ("", False) if patience else ("it has gone", True)
     )
     assert (second.node, second.reason) == (BAD + 1, "")
+
+
+@pytest.mark.parametrize(("told", "shown"), [("9.9", "9.9"), ("", "(not installed)")])
+def test_a_node_of_another_release_takes_part_and_is_named(told: str, shown: str):
+    _, nodes, _, notices = fleet(plain(release=told), "query")
+    assert len(nodes.enrolled) == 3
+    assert notices == [
+        f"{nodes.name(BAD)} has AugFlower {shown}, the server {release()}; install the same "
+        "release on both"
+    ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from common.errors import ModelError
+from common.free_memory import free_memory
 
 MIB = 2**20
 RESERVE = 192 * MIB
@@ -47,6 +47,8 @@ def check_room(name: str, bytes_needed: int, limit: int = 0) -> None:
     NoRoom: with both numbers, and which of the two bounds it.
     """
     free = free_memory()
+    if free is None:  # not Linux: all that is installed
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     granted = bool(limit) and limit <= free
     there = limit if granted else free
     if bytes_needed > there:
@@ -55,39 +57,3 @@ def check_room(name: str, bytes_needed: int, limit: int = 0) -> None:
             f"teacher {name} needs {bytes_needed // MIB} MiB, and {there // MIB} MiB are {bound}: "
             "take a smaller one, or a cache written on a larger machine"
         )
-
-
-def free_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process may still take: of the machine, and of its control groups (v2)."""
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for line in _read(root / "proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
-    base = root / "sys/fs/cgroup"
-    own = base
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        if line.startswith("0::"):
-            own = base / line.removeprefix("0::").strip().lstrip("/")
-    for group in (own, *own.parents):
-        limit = _read(group / "memory.max").strip()
-        if limit.isdigit():
-            free = min(free, int(limit) - _used(group))
-        if group == base:
-            break
-    return max(free, 0)
-
-
-def _used(group: Path) -> int:
-    """Bytes in use by a control group, without file pages that the kernel gives back on demand."""
-    used = int(_read(group / "memory.current").strip() or 0)
-    for line in _read(group / "memory.stat").splitlines():
-        if line.startswith("inactive_file "):
-            used -= int(line.split()[1])
-    return used
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return ""

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from common.tensors import Tensors
 
+REASONS = ("no teacher", "no room", "teacher failed")
+"""Why a device learned from no teacher."""
+
 
 @dataclass(frozen=True)
 class Down:
@@ -41,4 +44,4 @@ class Up:
     distillation_loss: float  # mean distillation loss in training; 0 without a teacher
     teachers: int  # number of teachers learned from
     left_out: int  # number of further teachers that had no room or failed, if it has several
-    without: str  # why there was none: "" if there was, "no teacher", "no room", "teacher failed"
+    without: str  # why there was none, one of ``REASONS``; "" if there was

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from common.free_memory import free_memory, meminfo
 from deploy.doctor.finding import Finding, error, ok, skipped, warning
 from deploy.doctor.folders import nearest
 
@@ -41,13 +42,13 @@ def disk_needed(parameters: int = 0) -> int:
 
 def check_memory(needed: int, root: Path = Path("/")) -> Finding:
     """Free memory, within the container's limit if there is one, against ``needed`` bytes."""
-    free = _available(root)
+    free = free_memory(root)
     if free is None:
         return skipped("memory", "this system does not say how much memory is free")
     text = f"{free / MIB:.0f} MiB free, {needed / MIB:.0f} MiB needed"
     if free >= needed:
         return ok("memory", text)
-    swap = _meminfo(root).get("SwapFree", 0)
+    swap = meminfo(root).get("SwapFree", 0)
     cure = "stop other programs, choose a smaller model, or raise the container's memory limit"
     if free + swap >= needed:
         return warning("memory", f"{text}; the rest would be swapped, which is slow", cure)
@@ -64,25 +65,3 @@ def check_disk(folder: Path, needed: int = DEVICE_DISK) -> Finding:
     return error(
         "disk", text, "delete old runs, and old apps in $FLWR_HOME/apps, which Flower never cleans"
     )
-
-
-def _available(root: Path) -> int | None:
-    free = _meminfo(root).get("MemAvailable")
-    group = root / "sys/fs/cgroup"
-    try:
-        limit = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no control group, or "max": no limit
-        return free
-    within = max(limit - used, 0)
-    return within if free is None else min(free, within)
-
-
-def _meminfo(root: Path) -> dict[str, int]:
-    """``/proc/meminfo`` in bytes."""
-    try:
-        lines = (root / "proc/meminfo").read_text().splitlines()
-    except OSError:
-        return {}
-    pairs = (line.split(":") for line in lines if ":" in line)
-    return {key: int(value.split()[0]) * 1024 for key, value in pairs if value.split()}

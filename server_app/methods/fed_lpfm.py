@@ -16,9 +16,10 @@ from typing import Literal
 from pydantic import Field
 
 from common.errors import SettingsError
-from common.methods.fed_lpfm import Down, Up
+from common.methods.fed_lpfm import REASONS, Down, Up
 from server_app.averaging import Averaging
 from server_app.method import MethodSettings, Setup
+from server_app.rejection import Rejected
 from server_app.seeds import seed_for
 
 
@@ -87,6 +88,17 @@ class Server(Averaging):
             augmentation=s.augmentation,
             seed=seed_for(self._seed, round, node),
         )
+
+    def offer(self, node: int, up: Up) -> dict[str, float]:
+        """Sizes of the change and of the buffers.
+
+        Raises
+        ------
+        Rejected: it does not say why there was no teacher, or says so although there was one.
+        """
+        if up.without not in (("",) if up.teachers else REASONS):
+            raise Rejected("without", f"is {up.without[:80]!r} with {up.teachers} teachers")
+        return super().offer(node, up)
 
     def absorb(self, node: int, up: Up) -> None:
         """Add one client's change, weighted by its number of images."""

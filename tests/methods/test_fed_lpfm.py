@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from server_app.method import Setup
 from server_app.methods import fedavg as fedavg_server
 from server_app.methods import fedprox as fedprox_server
 from server_app.methods.fed_lpfm import Server, Settings
+from server_app.rejection import Rejected
 from tests.quadratic import DictMemory
 
 CLASSES, PLAIN = 3, {"lr": 0.1, "momentum": 0.0, "weight-decay": 0.0, "batch-size": 0}
@@ -182,6 +184,12 @@ def test_the_reply_says_why_it_learned_from_no_teacher():
     assert metrics["teacher_failed"] == 2
     assert metrics["teachers"] == 2
     assert metrics["distillation_loss"] == pytest.approx(ups[0].distillation_loss)
+    for up in ups:
+        assert start.offer(0, up).keys() == {"change", "buffers"}
+    for number, word in ((0, ""), (0, "no Teacher"), (2, "no room")):
+        with pytest.raises(Rejected) as refusal:
+            start.offer(0, replace(ups[0], teachers=number, without=word))
+        assert refusal.value.field == "without"
 
 
 def test_the_rate_falls_at_the_published_epoch():

@@ -10,41 +10,8 @@ from typing import Any
 import pytest
 
 from client_app.teachers import room
-from client_app.teachers.room import MIB, RESERVE, NoRoom, check_room, free_memory, needed
+from client_app.teachers.room import MIB, RESERVE, NoRoom, check_room, needed
 from common.files import write_json
-
-
-def machine(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    return root
-
-
-def test_the_machines_own(tmp_path: Path):
-    root = machine(tmp_path, {"proc/meminfo": "MemTotal: 9 kB\nMemAvailable: 2048 kB\n"})
-    assert free_memory(root) == 2 * MIB
-
-
-def test_the_tightest_control_group_counts(tmp_path: Path):
-    group = "sys/fs/cgroup/system.slice/node.service"
-    root = machine(
-        tmp_path,
-        {
-            "proc/meminfo": f"MemAvailable: {900 * 1024} kB\n",
-            "proc/self/cgroup": "0::/system.slice/node.service\n",
-            f"{group}/memory.max": "max\n",
-            "sys/fs/cgroup/system.slice/memory.max": f"{512 * MIB}\n",
-            "sys/fs/cgroup/system.slice/memory.current": f"{300 * MIB}\n",
-            "sys/fs/cgroup/system.slice/memory.stat": f"anon 1\ninactive_file {100 * MIB}\n",
-        },
-    )
-    assert free_memory(root) == (512 - 300 + 100) * MIB
-
-
-def test_this_machine_has_some():
-    assert free_memory() > 50 * MIB
 
 
 def test_weights_count_twice_and_full_tuning_more():
