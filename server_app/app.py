@@ -26,8 +26,9 @@ from server_app.method import Knowledge, Method, MethodSettings, Setup
 from server_app.nodes import Plan
 from server_app.public import PublicData, describe
 from server_app.rounds import Rounds
-from server_app.runs.folder import RunFolder, writable
+from server_app.runs.folder import META, RunFolder, writable
 from server_app.runs.record import readable
+from server_app.runs.secret import new_secret, read_secret
 from server_app.settings import ServerSettings, read_server_settings
 from server_app.status import Status
 from server_app.transport.patient import PatientGrid
@@ -87,7 +88,10 @@ def run(
     if options.uses_knowledge:
         knowledge = open_knowledge(transfer, server, settings, public, client_model, rate, notice)
     half = registry.load(server_app.methods, settings.method)
-    method: Method = half.Server(options, Setup(initial, buffers, settings.seed, knowledge))
+    place = server.runs / settings.run_name
+    begun = settings.resume and (place / META).exists()
+    secret = read_secret(place) if begun else new_secret()
+    method: Method = half.Server(options, Setup(initial, buffers, settings.seed, knowledge, secret))
     meta = {
         "method": settings.method,
         "settings": dict(sorted(config.items())),
@@ -103,7 +107,7 @@ def run(
         folder = RunFolder.reopen(server.runs, settings.run_name)
         _same_settings(folder, config)
     else:
-        folder = RunFolder.create(server.runs, settings.run_name, meta)
+        folder = RunFolder.create(server.runs, settings.run_name, meta, secret)
     notice(f"{FOLDER_LINE}{folder.path.absolute()}")
     status.begin(folder.meta, settings.rounds)
     plan = Plan(

@@ -45,12 +45,14 @@ class Setup:
     buffers: initial BatchNorm statistics and the like; may be empty.
     seed: the run's.
     knowledge: R_h, where the method uses one.
+    secret: of the run, for what devices must not foresee; never part of a message.
     """
 
     model: Tensors
     buffers: Tensors = field(default_factory=lambda: Tensors((), {}))
     seed: int = 0
     knowledge: Knowledge | None = None
+    secret: bytes = field(default=b"", repr=False)
 
 
 class Method(Protocol):

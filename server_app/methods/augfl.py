@@ -38,6 +38,8 @@ from common.methods.augfl import Down, Up
 from common.sketch import NUMBERS, agree, sketch
 from common.tensors import Tensors
 from server_app.ground import LOST, WORSE, Ground
+from server_app.measure import NUMBERS as MEASURED
+from server_app.measure import Measure
 from server_app.method import Knowledge, MethodSettings, Setup, State
 from server_app.penalty import Penalty
 from server_app.rejection import Rejected
@@ -122,6 +124,8 @@ class Server:
         self._examples: dict[int, int] = {}
         self._acknowledged: dict[int, int] = {}
         self._sketches: dict[int, list[float]] = {}  # of the duals in Y
+        self._measure = Measure(setup.secret, len(setup.model))
+        self._measures: dict[int, list[float]] = {}  # of the same duals, by secret signs
         self._believed: dict[int, int] = {}  # round in which a client had last lost its dual
         self._sum = Sum(len(setup.model))
         self._duals = np.zeros(len(setup.model), np.float64)  # Y
@@ -171,7 +175,8 @@ class Server:
             dual = start + sketch(up.increment.vector)
             if not agree(up.dual, dual, norm):
                 raise Rejected("dual", "is not what the server has in its sum plus the increment")
-            norm = max(norm / 2, float(np.linalg.norm(dual)))
+            # Not by the sketch, whose signs are public: a drift can be made that it does not see.
+            norm = max(norm / 2, float(np.linalg.norm(self._measured(node, up))))
         return {"increment": norm / self._weight(node), "curvature": up.curvature}
 
     def absorb(self, node: int, up: Up) -> None:
@@ -184,6 +189,7 @@ class Server:
         self._squares += self._sum.keep(increment) ** 2
         self._replies[node] = up.round
         self._sent[node] = up.dual
+        self._sent_measures[node] = self._measured(node, up).tolist()
         self._weights += weight
         self._loss += weight * up.loss
         self._curvature += weight * up.curvature
@@ -215,11 +221,14 @@ class Server:
         self._squares = self._weights = self._loss = self._curvature = 0.0
         self._replies: dict[int, int] = {}
         self._sent: dict[int, list[float]] = {}
+        self._sent_measures: dict[int, list[float]] = {}
+        self._looked_at: tuple[Up, NDArray[np.float64]] | None = None
         self._lost: list[int] = []
 
     def _restart_duals(self) -> None:
         self._acknowledged.clear()
         self._sketches.clear()
+        self._measures.clear()
         self._duals[:] = 0
         self._moved, self._summed = 0.0, 0
 
@@ -235,6 +244,7 @@ class Server:
         s = self._settings
         self._acknowledged |= self._replies
         self._sketches |= self._sent
+        self._measures |= self._sent_measures
         self._duals += self._sum.total
         known = [node for node in self._acknowledged if node in self._examples]
         share = sum(map(self._weight, known))
@@ -288,6 +298,13 @@ class Server:
     def _sketch(self, node: int) -> NDArray[np.float64]:
         return np.array(self._sketches.get(node, [0.0] * NUMBERS))
 
+    def _measured(self, node: int, up: Up) -> NDArray[np.float64]:
+        """Of the dual that a reply leads to; its norm estimates the dual's."""
+        if self._looked_at is None or self._looked_at[0] is not up:
+            start = self._measures.get(node, [0.0] * MEASURED) if up.base else [0.0] * MEASURED
+            self._looked_at = up, np.array(start) + self._measure(up.increment.vector)
+        return self._looked_at[1]
+
     def _weight(self, node: int) -> float:
         if self._settings.weights == "equal":
             return 1 / len(self._examples)
@@ -305,6 +322,7 @@ class Server:
         return groups, {
             "acknowledged": acknowledged,
             "sketches": {str(node): value for node, value in self._sketches.items()},
+            "measures": {str(node): value for node, value in self._measures.items()},
             "believed": {str(node): round for node, round in self._believed.items()},
             "penalty": self._penalty.state(),
             "moved": self._moved,
@@ -319,9 +337,9 @@ class Server:
         groups, notes = state
         self.model, self.buffers = groups["model"], groups["buffers"]
         self._duals = np.array(groups["duals"].unpack()["sum"], np.float64)
-        self._acknowledged, self._sketches, self._believed = (
+        self._acknowledged, self._sketches, self._measures, self._believed = (
             {int(node): value for node, value in notes[name].items()}
-            for name in ("acknowledged", "sketches", "believed")
+            for name in ("acknowledged", "sketches", "measures", "believed")
         )
         self._penalty.load_state(notes["penalty"])
         self._moved, self._summed = notes["moved"], notes["summed"]

@@ -26,6 +26,7 @@ from common.tensors import Tensors
 from server_app.runs import checkpoints
 from server_app.runs.checkpoints import Checkpoint
 from server_app.runs.record import rounds_named
+from server_app.runs.secret import new_secret, write_secret
 
 META = "run.json"
 _LOCK = ".lock"
@@ -58,8 +59,14 @@ class RunFolder:
             ) from None
 
     @classmethod
-    def create(cls, root: Path, name: str, meta: Mapping[str, Any]) -> RunFolder:
+    def create(
+        cls, root: Path, name: str, meta: Mapping[str, Any], secret: bytes | None = None
+    ) -> RunFolder:
         """Make the folder of a new run.
+
+        Parameters
+        ----------
+        secret: of the run, as ``new_secret`` gives it; without one, it gets one of its own.
 
         Raises
         ------
@@ -78,6 +85,7 @@ class RunFolder:
             run.meta |= {"token": secrets.token_hex(8)}
             run.meta.setdefault("resumed_from", None)
             _remove_torn(path)
+            write_secret(path, secret or new_secret())
             (path / RECORD).touch()  # first: from run.json on there is a run to go on with
             run._write_meta()
         return run
