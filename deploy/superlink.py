@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 
 from common.errors import AugFlowerError, SettingsError
 from deploy.adaptation import Adaptation, adapt
-from deploy.superlink_adaptations import database
+from deploy.superlink_adaptations import activation, database
 
-ADAPTATIONS: tuple[Adaptation, ...] = (database.ADAPTATION,)
+ADAPTATIONS: tuple[Adaptation, ...] = (activation.ADAPTATION, database.ADAPTATION)
 WITHOUT = "AUGFLOWER_SUPERLINK_WITHOUT"
 
 

@@ -1,7 +1,7 @@
 """Make a fleet's folder, and change it: add, renew, revoke.
 
     fleet/                 0700
-      fleet.json           who is admitted (no secrets)
+      fleet.json           who is admitted, with public keys
       ca/ca.key ca.crt     the authority; move the key off the machine if you like
       server/              the server's kit, and server.tar.gz
       nodes/<name>/        a kit a node, and nodes/<name>.tar.gz
@@ -29,7 +29,6 @@ from deploy.provision.registry import FILE, Admitted, Registry, Revoked, read_re
 from deploy.provision.server_kit import server_kit
 from deploy.provision.settings import FleetNode, FleetSettings, require_apart
 from deploy.provision.store import (
-    PUBLIC,
     SECRET,
     locked,
     make_private,
@@ -143,7 +142,7 @@ def _founded(settings: FleetSettings, folder: Path) -> Iterator[Registry]:
         if not (folder / FILE).exists():
             # First of all files: by it the next call knows the folder, should this one not end.
             empty = Registry(version=1, name=settings.name, server=settings.server)
-            put(folder / FILE, empty.text(), PUBLIC)
+            put(folder / FILE, empty.text(), SECRET)
         yield read_registry(folder)
 
 
@@ -209,7 +208,7 @@ def _write(
 ) -> Outcome:
     folder = outcome.folder
     make_private(folder / "nodes")
-    put(folder / FILE, registry.text(), PUBLIC)
+    put(folder / FILE, registry.text(), SECRET)
     try:
         ca = authority(registry, folder, outcome.notes, now, within)
         key, certificate = server_certificate(registry, ca, folder, outcome.notes, now, within)

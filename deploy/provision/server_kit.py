@@ -113,7 +113,6 @@ def server_kit(
         runs=places["AUGFLOWER_RUNS"],
     )
     texts = {
-        "nodes.json": admission_list(registry),
         "kit.toml": tomli_w.dumps(about),
         "config.toml": tomli_w.dumps(flower),
         SUPERLINK: unit(f"AugFlower server of {registry.name}", NAME, link, variables),
@@ -131,11 +130,12 @@ def server_kit(
     )
     files = {path: KitFile(text.encode()) for path, text in texts.items()}
     for name, node in registry.nodes.items():
-        files[f"nodes/{name}.pub"] = KitFile(f"{node.public_key}\n".encode())
+        files[f"nodes/{name}.pub"] = KitFile(f"{node.public_key}\n".encode(), SECRET)
     return files | {
         "ca.crt": KitFile(ca),
         "server.crt": KitFile(certificate),
         "server.key": KitFile(key, SECRET),
+        "nodes.json": KitFile(admission_list(registry).encode(), SECRET),
         "executor.secret": KitFile(secret, SECRET),
         "install.sh": KitFile(script.encode(), PROGRAM),
     }

@@ -14,6 +14,7 @@ import pytest
 from common.errors import AugFlowerError, RunError
 from common.tensors import Tensors
 from server_app.runs.folder import RunFolder
+from server_app.runs.secret import read_secret
 from server_app.status import Status
 
 META = {"method": "augfl", "settings": {}}
@@ -39,7 +40,7 @@ def test_what_a_crash_leaves_before_run_json_counts_as_nothing(torn: tuple[str, 
     for name in torn:
         (tmp_path / "a" / name).touch()
     begin(tmp_path).finish("finished")
-    assert left(tmp_path) == [".lock", "metrics.jsonl", "run.json"]
+    assert left(tmp_path) == [".lock", ".secret", "metrics.jsonl", "run.json"]
 
 
 @pytest.mark.parametrize("name", ["run.json", "notes.txt", "models"])
@@ -64,7 +65,7 @@ def test_torn_files_are_removed_wherever_they_are(tmp_path: Path):
     for name in (".run.json.x", ".metrics.jsonl.x", "checkpoints/.round-000001.safetensors.x"):
         (tmp_path / "a" / name).write_text("{")
     RunFolder.reopen(tmp_path, "a")
-    assert left(tmp_path) == [".lock", "checkpoints", "metrics.jsonl", "run.json"]
+    assert left(tmp_path) == [".lock", ".secret", "checkpoints", "metrics.jsonl", "run.json"]
     assert [path.name for path in (tmp_path / "a/checkpoints").iterdir()] == [
         "round-000000.safetensors"
     ]
@@ -183,7 +184,7 @@ def test_a_full_disk_ends_a_run_with_the_first_reason(
     assert any("run.json cannot be used: [Errno 28]" in line for line in told)
 
 
-def test_only_the_owner_may_read_checkpoints(small_run: Callable[..., Path]):
+def test_only_the_owner_may_read_checkpoints_and_the_secret(small_run: Callable[..., Path]):
     """They hold features of the private model; the rest is for whoever the umask lets read."""
     before = os.umask(0o022)
     try:
@@ -192,4 +193,25 @@ def test_only_the_owner_may_read_checkpoints(small_run: Callable[..., Path]):
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in run.rglob("*") if path.is_file()}
     assert {modes.pop(f"round-00000{n}.safetensors") for n in (0, 1)} == {0o600}
+    assert modes.pop(".secret") == 0o600
     assert set(modes.values()) == {0o644}
+
+
+def test_the_secret_of_a_run_is_kept_for_its_owner_alone(tmp_path: Path):
+    RunFolder.create(tmp_path, "a", META).finish("stopped")
+    RunFolder.create(tmp_path, "b", META).finish("stopped")
+    secret = read_secret(tmp_path / "a")
+    assert secret != read_secret(tmp_path / "b")
+    assert (tmp_path / "a/.secret").stat().st_mode & 0o777 == 0o600
+    RunFolder.reopen(tmp_path, "a").finish("stopped")
+    assert read_secret(tmp_path / "a") == secret
+
+
+@pytest.mark.parametrize("content", [None, "", "ab", "not hexadecimal", "ab" * 33])
+def test_a_run_without_its_secret_cannot_go_on(tmp_path: Path, content: str | None):
+    RunFolder.create(tmp_path, "a", META).finish("stopped")
+    (tmp_path / "a/.secret").unlink()
+    if content is not None:
+        (tmp_path / "a/.secret").write_text(content)
+    with pytest.raises(RunError, match=r"a/\.secret.*begin"):
+        read_secret(tmp_path / "a")
