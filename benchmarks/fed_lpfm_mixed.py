@@ -192,7 +192,6 @@ def dual(world: World, rounds: int, taught: int) -> np.ndarray:
                 dual=sketch(y).tolist(),
                 examples=up.examples,
                 loss=up.loss,
-                gradient_norm=float(np.linalg.norm(mean)),
                 curvature=0.0,  # not known
             )
             server.absorb(node, answer)

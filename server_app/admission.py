@@ -26,7 +26,6 @@ RANGES = {
     "loss": (0.0, CAP),
     "own_loss": (0.0, CAP),
     "distillation_loss": (-1e-3, CAP),
-    "gradient_norm": (0.0, CAP),
     "curvature": (0.0, CAP),
     "teachers": (0, 1000),
     "left_out": (0, 1000),

@@ -32,7 +32,7 @@ Notice = Callable[[str], None]
 MAX_VOID = 5
 """Void rounds in a row after which a run gives up."""
 
-GROWN = {"loss", "own_loss", "gradient_norm", "curvature", "increment", "change"}
+GROWN = {"loss", "own_loss", "curvature", "increment", "change"}
 """Fields of replies that grow without bound when a run diverges."""
 
 

@@ -168,7 +168,6 @@ TABLE: dict[str, tuple[Spoil, str]] = {
     "loss is infinite": (plain(loss=float("inf")), "loss"),
     "loss below zero": (plain(loss=-1.0), "loss"),
     "absurd loss": (plain(loss=1e12), "loss"),
-    "gradient norm below zero": (plain(gradient_norm=-1.0), "gradient_norm"),
     "curvature below zero": (plain(curvature=-1.0), "curvature"),
     "absurd curvature": (plain(curvature=1e30), "curvature"),
     "unusual curvature": (plain(curvature=9e5), "curvature"),

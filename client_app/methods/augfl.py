@@ -50,7 +50,6 @@ def train(down: Down, device: Device) -> Up:
         dual=sketch(dual.numpy()).tolist(),
         examples=len(data.support_labels) + len(data.query_labels),
         loss=meta.loss,
-        gradient_norm=float(meta.vector.norm()),
         curvature=meta.curvature,
     )
 

@@ -36,5 +36,4 @@ class Up:
     dual: list[float]  # sketch of y_i^t (common/sketch.py)
     examples: int  # support and query images
     loss: float  # mean cross-entropy on the query set after adaptation, nats
-    gradient_norm: float  # ||G_i||, the estimated meta-gradient
     curvature: float  # ||H_i r|| / ||r|| along the meta-gradient, H_i of the support loss
