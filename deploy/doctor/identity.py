@@ -70,8 +70,9 @@ def _registration(*, known: bool) -> Finding:
     return error(
         "registration",
         "the server does not know this key, or it was revoked: the node would stop at once",
-        "on the server: augflower provision register /etc/augflower/server; for a revoked node: "
-        "augflower provision renew",
+        "on the server: augflower provision register /etc/augflower/server; if the node's key was "
+        "renewed, deliver its new kit; if the node was revoked, its name and key are gone for "
+        "good: augflower provision add OTHER-NAME, with its settings, and deliver that kit",
     )
 
 

@@ -1,12 +1,15 @@
 """Flower's ``Grid`` in one process: the same shells and the same wire, without a network.
 
 Messages are serialised to protobuf and back, so that what a device gets is what a network would
-bring, and each node keeps its own context between messages, as a SuperNode does.
+bring, and each node keeps its own context between messages, as a SuperNode does. Nodes work one
+after the other; a reply is dated as if its node had begun when the message was sent, as all would
+on machines of their own.
 """
 
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -109,11 +112,13 @@ class InProcessGrid(Grid):
         return self.pull_messages(self.push_messages(messages))
 
     def _answer(self, message: Message) -> Message | None:
-        node = message.metadata.dst_node_id
+        node, begun = message.metadata.dst_node_id, time.perf_counter()
         try:
             reply = _through_protobuf(self._app(message, self.contexts[node]))
         except Exception as error:  # what a SuperNode does with any error of its ClientApp
             reply = Message(Error(2, f"{type(error)}:<{error!r}>"), reply_to=message)
+        took = time.perf_counter() - begun
+        reply.metadata.__dict__["_created_at"] = message.metadata.created_at + took
         return self._interfere(message, reply) if self._interfere else reply
 
 

@@ -3,14 +3,17 @@ import shlex
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
 from client_app.settings import read_node_config
+from common.errors import SettingsError
 from deploy.provision import provision as fleet
 from deploy.provision.settings import parse_fleet
+from deploy.run_config import parse_assignments
 from server_app.settings import read_server_settings
 
 NODES = {
@@ -215,3 +218,15 @@ def test_systemd_accepts_the_units(folder: Path, kit: str):
     # The programs are not installed here; nothing else may be wrong.
     complaints = [line for line in done.stderr.splitlines() if "augflower" in line]
     assert all("is not executable" in line for line in complaints), done.stderr
+
+
+def test_what_the_servers_readme_says_of_runs_without_a_private_model_works(
+    folder: Path, small_run: Callable[..., Path]
+):
+    text = " ".join((folder / "server/README.md").read_text().split())
+    assert "The default settings need a private model" in text
+    with pytest.raises(SettingsError, match="private model"):
+        small_run("augfl", {"rounds": 0})
+    said = re.search(r"a run without one needs `--set ([^`]+)`", text)
+    assert said
+    small_run("augfl", {"rounds": 0, **parse_assignments([said[1]])})
