@@ -21,7 +21,7 @@ from common.errors import AugFlowerError, RunError, SettingsError
 from deploy.doctor.commands import doctor
 from deploy.progress import RunProgress
 from deploy.provision import commands as provision
-from deploy.research import explain, lists, runs
+from deploy.research import explain, lists, runs, sweep
 
 app = typer.Typer(
     name="augflower",
@@ -333,6 +333,7 @@ def train_teacher(context: typer.Context) -> None:
 app.command()(explain.settings)
 app.command("list")(lists.show)
 app.command()(runs.runs)
+app.command()(sweep.sweep)
 app.command()(doctor)
 app.add_typer(provision.app, name="provision")
 

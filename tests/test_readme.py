@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import ROOT
 
 SHORT = ["-s", "rounds=1", "-s", "data.sources=2", "-s", "data.targets=2"]
-MORE = {"simulate": SHORT, "pretrain": [*SHORT, "--epochs", "1"]}
+MORE = {"simulate": SHORT, "pretrain": [*SHORT, "--epochs", "1"], "sweep": SHORT}
 
 
 def lines() -> list[str]:
@@ -103,4 +103,5 @@ def test_the_commands_work_in_their_order(start: Path):
         trained = trained or words[0] == "pretrain"
     for made in ("runs/A/report.html", "comparison.html", "adapted.safetensors"):
         assert (start / made).stat().st_size > 1000
+    assert len(list((start / "runs" / "rho").glob("*/run.json"))) == 6
     assert len(list((start / "runs").glob("*/run.json"))) == 3
