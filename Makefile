@@ -15,7 +15,7 @@ export FLEET_USER ?= $(shell id -u):$(shell id -g)
 
 ON_FLOWER := tests/deploy/test_fleet.py::test_each_message_has_a_fresh_fork_of_the_warm_process
 
-.PHONY: help setup demo test check test-slow fleet fleet-run fleet-down test-docker fuzz clean
+.PHONY: help setup hashes demo test check test-slow fleet fleet-run fleet-down test-docker fuzz clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,8 +29,14 @@ $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet $(if $(HASHES),--require-hashes --requirement $(HASHES),--constraint constraints.txt --editable '.[dev]')
 	@rm -f $(VENV)/.made-from-* && touch $@
+
+hashes: ## hashes.txt of what an environment is made of; make HASHES=hashes.txt takes nothing else
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report $(VENV)/report.json \
+	  --constraint constraints.txt '.[dev]'
+	$(BIN)/python deploy/hashes.py < $(VENV)/report.json > hashes.txt
 
 demo: setup ## A fleet on this machine: AugFL with and without the private model, and a page
 	@$(BIN)/augflower demo

@@ -38,7 +38,7 @@ def main() -> None:
     messages = [
         _reply(
             node,
-            pack(Up(1, 0, model.with_vector(vector), sketch(vector).tolist(), 30, 0.5, 1.0, 1.0)),
+            pack(Up(1, 0, model.with_vector(vector), sketch(vector).tolist(), 30, 0.5, 1.0)),
         )
         for node, vector in enumerate(vectors)
     ]
