@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from common.tensors import Tensors
+from server_app.client_losses import Losses
+from server_app.ground import LOST
 from server_app.method import Setup, State
 from server_app.rejection import Rejected
 from server_app.summation import Sum
@@ -28,8 +31,21 @@ class Averaging:
         self._sum = Sum(len(setup.model))
         self.discard()
 
+    @property
+    def loss(self) -> float:
+        """Mean of the replies' losses, by weight."""
+        return self._losses.mean
+
+    @property
+    def lost(self) -> float:
+        """Averages of few clients may lose much for a while."""
+        return LOST
+
     def enrol(self, node: int, examples: int) -> None:
         """Weights come with the replies; nothing to do."""
+
+    def leave(self, nodes: Sequence[int]) -> None:
+        """Nothing is kept of a client."""
 
     def weight(self, up: Any) -> int:
         """What a reply counts for."""
@@ -48,7 +64,7 @@ class Averaging:
         """Take in one client's change, with its number of examples as weight."""
         self._sum.keep(change.vector, examples)
         self._examples += examples
-        self._loss += loss * examples
+        self._losses.add(loss, examples)
         for name, array in (buffers.unpack() if buffers else {}).items():
             if array.dtype.kind == "f":
                 so_far = self._buffers.setdefault(name, np.zeros(array.shape, np.float64))
@@ -72,7 +88,7 @@ class Averaging:
                     for name, array in old.items()
                 }
             )
-        metrics = {"loss": self._loss / self._examples, "step_norm": float(np.linalg.norm(change))}
+        metrics = {"loss": self.loss, "step_norm": float(np.linalg.norm(change))}
         self.discard()
         return metrics
 
@@ -81,7 +97,13 @@ class Averaging:
         self._sum.clear()
         self._buffers: dict[str, np.ndarray] = {}
         self._examples = 0
-        self._loss = 0.0
+        self._losses = Losses()
+
+    def go_back(self, model: Tensors, buffers: Tensors, blamed: bool) -> bool:
+        """Take an earlier model; there is no rate of its own to lower."""
+        self.discard()
+        self.model, self.buffers = model, buffers
+        return False
 
     def state(self) -> State:
         """Model and buffers."""

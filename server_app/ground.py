@@ -1,7 +1,8 @@
 """Where a run that has lost its way returns to: the best model so far.
 
-A run with a rho that is far too small may grow out of every step without a single one that stands
-out. What shows it is the loss on the clients' query images, which comes with every reply.
+The model may be lost by a step that was too long, because of a rho or a learning rate, or by a
+reply that passed the gate. It shows in the loss that the clients tell of it, or in replies most of
+which the gate rejects. The shell looks for both, whatever the method.
 """
 
 from __future__ import annotations
@@ -20,10 +21,23 @@ LOST = 100.0
 
 
 class Ground:
-    """The model of the lowest loss, and what loss the run began with."""
+    """The model of the lowest loss, and what loss the run began with.
+
+    A loss is that of the model that a round began with.
+
+    Attributes
+    ----------
+    round: the one that began with the best model; 0 if there is none.
+    there: whether the model is that model, because the run went back to it.
+    vain: times that it did since the best model was found, without anybody or anything to blame.
+    """
 
     def __init__(self) -> None:
         self.model: Tensors | None = None
+        self.buffers: Tensors | None = None
+        self.round = 0
+        self.there = False
+        self.vain = 0
         self._best = math.inf
         self._first: float | None = None
 
@@ -32,22 +46,38 @@ class Ground:
         """Loss of the first round, nats."""
         return math.nan if self._first is None else self._first
 
-    def excess(self, loss: float, model: Tensors) -> float:
+    def excess(self, round: int, loss: float, model: Tensors, buffers: Tensors) -> float:
         """How many times too high the loss of a model is; the best model is remembered."""
         if self._first is None:
             self._first = loss
         if loss < self._best:
-            self._best, self.model = loss, model
+            self._best, self.model, self.buffers = loss, model, buffers
+            self.round, self.vain = round, 0
         return loss / max(self._first, 1.0)
+
+    def best(self, round: int) -> tuple[Tensors, Tensors] | None:
+        """Model and buffers that a round began with, if they are the best so far."""
+        if self.model is None or self.buffers is None or self.round != round:
+            return None
+        return self.model, self.buffers
 
     def state(self) -> tuple[dict[str, Tensors], dict[str, Any]]:
         """All that is needed to go on."""
-        groups = {} if self.model is None else {"ground": self.model}
+        groups = {}
+        if self.model is not None and self.buffers is not None:
+            groups = {"ground": self.model, "ground-buffers": self.buffers}
         best = self._best if math.isfinite(self._best) else None
-        return groups, {"best": best, "first": self._first}
+        return groups, {
+            "best": best,
+            "first": self._first,
+            "round": self.round,
+            "there": self.there,
+            "vain": self.vain,
+        }
 
     def load_state(self, groups: Mapping[str, Tensors], notes: Mapping[str, Any]) -> None:
         """Take up what ``state`` gave."""
-        self.model = groups.get("ground")
+        self.model, self.buffers = groups.get("ground"), groups.get("ground-buffers")
         self._best = math.inf if notes["best"] is None else notes["best"]
-        self._first = notes["first"]
+        self._first, self.round = notes["first"], notes["round"]
+        self.there, self.vain = notes["there"], notes["vain"]

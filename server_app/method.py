@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -59,14 +59,26 @@ class Method(Protocol):
     """A server half: ``Server`` in ``server_app/methods/<m>.py``, built as Server(settings, setup).
 
     A round is ``broadcast`` for each node asked; for each reply, in a fixed order of nodes,
-    ``offer``, and ``absorb`` if it is admitted; and then either ``step`` or ``discard``.
+    ``offer``, and ``absorb`` if it is admitted; and then one of ``step``, ``discard`` and
+    ``go_back``.
     """
 
     model: Tensors
     buffers: Tensors
 
+    @property
+    def loss(self) -> float:
+        """Of the model, as told by the replies taken in since the last step; NaN without any."""
+
+    @property
+    def lost(self) -> float:
+        """Times the loss of the first round at which the run goes back to its best model."""
+
     def enrol(self, node: int, examples: int) -> None:
         """A source node has introduced itself, or has done so again."""
+
+    def leave(self, nodes: Sequence[int]) -> None:
+        """Source nodes are gone for long; a reply of one that is back may still come."""
 
     def broadcast(self, round: int, node: int) -> Any:
         """This round's Down for one node."""
@@ -87,6 +99,18 @@ class Method(Protocol):
 
     def discard(self) -> None:
         """Forget the replies of a round that is void."""
+
+    def go_back(self, model: Tensors, buffers: Tensors, blamed: bool) -> bool:
+        """Forget the replies of this round and return to an earlier model.
+
+        Parameters
+        ----------
+        blamed: whether the nodes that may have spoiled the model since are set aside.
+
+        Returns
+        -------
+        Whether the method goes on more carefully, so that it may now succeed by itself.
+        """
 
     def state(self) -> State:
         """All that is needed to go on, without the knowledge's own state."""

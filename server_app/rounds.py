@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from common.config import RunSettings
 from common.errors import AugFlowerError, DivergedError, RunError
 from common.modelfile import Card, save_model
+from common.tensors import Tensors
 from server_app.admission import Gate
 from server_app.exchange import Exchange
 from server_app.judging import judge
@@ -71,7 +72,6 @@ class Rounds:
             self._training = Training(
                 settings, method, contract, self._nodes, self._exchange, self._gate, status, notice
             )
-        self._best = math.inf
         self.current = 0
         self._page_pace = Pace(PAGE_SHARE)
 
@@ -86,7 +86,7 @@ class Rounds:
             self._nodes.wait_for(rules.nodes, rules.wait)
         for round in range(start, last + 1):
             self._round(round)
-        self._save_model("last")
+        self._save_model("last", self._method.model, self._method.buffers)
         self._judge()
 
     def end(self, how: str, **notes: Any) -> None:
@@ -120,15 +120,12 @@ class Rounds:
 
     def load_state(self, groups: dict[str, Any], notes: dict[str, Any]) -> None:
         """Take up a checkpoint."""
+        if self._training is not None:
+            self._training.load_state(groups, notes["training"])
         self._method.load_state((groups, notes["method"]))
         if self._knowledge is not None:
             self._knowledge.load_state(notes["knowledge"])
         self._gate.load_state(notes["gate"])
-        self._best = notes["best"] if notes["best"] is not None else math.inf
-        if self._training is not None:
-            self._training.void = notes["void"]
-            for seat, examples in notes["enrolled"].items():
-                self._training.enrol(int(seat), examples)
 
     def _judge(self) -> None:
         """A run that has lost its model has not finished, even if all its rounds are done."""
@@ -185,27 +182,24 @@ class Rounds:
 
     def _close(self, round: int, line: dict[str, Any], watch: Stopwatch) -> None:
         """Checkpoint first, record second: what a crash between them loses is in the checkpoint."""
-        loss = line.get("train", {}).get("loss")
-        if loss is not None and loss < self._best:
-            self._best = loss
-            self._save_model("best")
+        training = self._training
+        if training is not None and (best := training.safeguard.ground.best(round)):
+            self._save_model("best", *best)
         names = {str(node): name for node, name in self._nodes.names.items()}
         if names.items() - self._folder.meta.get("nodes", {}).items():
             self._folder.update(nodes=self._folder.meta.get("nodes", {}) | names)
         line = {"round": round, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **line}
         with watch.phase("checkpoint"):
             groups, notes = self._method.state()
-            training = self._training
+            own, seen = training.state() if training else ({}, {})
             everything = {
                 "method": notes,
                 "knowledge": self._knowledge.state() if self._knowledge else {},
                 "gate": self._gate.state(),
-                "best": self._best if math.isfinite(self._best) else None,
-                "void": training.void if training else 0,
-                "enrolled": {str(s): n for s, n in training.enrolled.items()} if training else {},
+                "training": seen,
             }
             keep = self._settings.keep_checkpoints
-            self._folder.save_checkpoint(round, groups, everything, line, keep)
+            self._folder.save_checkpoint(round, groups | own, everything, line, keep)
         self._folder.append(line)
         self.show("the round", lambda: self._status.close(line))
         if self._page_pace.due:
@@ -218,9 +212,9 @@ class Rounds:
             self._notice(text)
         self._notice(summary(round, self._settings.rounds, line))
 
-    def _save_model(self, name: str) -> None:
+    def _save_model(self, name: str, model: Tensors, buffers: Tensors) -> None:
         path = self._folder.path / "models" / f"{name}.safetensors"
-        save_model(path, self._method.model, self._method.buffers, self._card)
+        save_model(path, model, buffers, self._card)
 
 
 def plain(text: str) -> str:

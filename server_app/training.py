@@ -5,35 +5,43 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from flwr.app import Message
 
 from common import evaluation
 from common.config import RunSettings
-from common.errors import DivergedError, FleetError, RunError, WireError
+from common.errors import FleetError, WireError
+from common.tensors import Tensors
 from common.wire import size
 from server_app.able import able
-from server_app.admission import Gate, check_fields
+from server_app.absence import Absence
+from server_app.admission import Candidate, Gate, check_fields
 from server_app.exchange import Answer, Exchange
 from server_app.judging import combine, entries
-from server_app.method import Method
+from server_app.method import Method, State
 from server_app.nodes import Nodes
 from server_app.rejection import Rejected, printable
 from server_app.replies import Asked, check, read
+from server_app.safeguard import Safeguard
 from server_app.seeds import seed_for
 from server_app.status import Status
 from server_app.stopwatch import Stopwatch
 
 Notice = Callable[[str], None]
 
-MAX_VOID = 5
-"""Void rounds in a row after which a run gives up."""
+Reply = tuple[Any, list[dict[str, Any]]]
+"""What a device has sent: its Up, and the judgement that came with it."""
 
-GROWN = {"loss", "own_loss", "curvature", "increment", "change"}
-"""Fields of replies that grow without bound when a run diverges."""
+
+class Held(NamedTuple):
+    """A reply that waits to be compared with others of its round."""
+
+    answer: Answer
+    client: str
+    candidate: Candidate[Reply]
 
 
 class Training:
@@ -42,7 +50,7 @@ class Training:
     Attributes
     ----------
     enrolled: seat -> number of examples of each source that the method knows.
-    void: rounds in a row without enough replies.
+    safeguard: decides what becomes of a round, and knows the best model so far.
     """
 
     def __init__(
@@ -66,7 +74,8 @@ class Training:
         self._notice = notice
         self._kind = f"train.{settings.method}"
         self.enrolled: dict[int, int] = {}
-        self.void = 0
+        self.safeguard = Safeguard(method, gate, settings.round.quorum, nodes.name, notice)
+        self._absence = Absence()
 
     def enrol(self, seat: int, examples: int) -> None:
         """Tell the method of a source."""
@@ -79,10 +88,11 @@ class Training:
         Raises
         ------
         FleetError: no source was there for long.
-        RunError: too many rounds in a row were void; a DivergedError if the model is why.
+        RunError: too many rounds in a row were void; a DivergedError if the model is why, or is
+            lost again and again.
         """
         with watch.phase("waiting"):
-            asked, missing = self._participants(round)
+            asked, free, missing = self._participants(round)
         with watch.phase("broadcast"):
             begun = time.time()
             answers = self._exchange.ask(
@@ -95,24 +105,30 @@ class Training:
         clients: list[dict[str, Any]] = []
         judged: list[dict[str, Any]] = []
         bytes_up = 0
-        for _ in asked:
+        held: list[Held] = []
+        replied: set[int] = set()
+        for position, _ in enumerate(asked, 1):
             with watch.phase("train"):
                 answer = next(answers)
             if answer.reply is None:
                 missing.append({"node": str(answer.node), "reason": answer.reason})
-                continue
-            if isinstance(answer.reply, Message):
+            elif isinstance(answer.reply, Message):
                 bytes_up += size(answer.reply.content)
             with watch.phase("absorb"):
-                try:
-                    entry = self._absorb(round, answer, begun, judged)
-                except Rejected as refusal:
-                    self._status.node(answer.node, "rejected", reason=str(refusal))
-                    rejected.append(refusal.entry(answer.node, "training"))
-                else:
-                    clients.append(entry)
+                if answer.reply is not None and (one := self._look(round, answer, rejected)):
+                    held.append(one)
+                if position == len(asked) or len(held) >= self._gate.wanted:
+                    self._gate.compare([one.candidate for one in held])
+                    for one in held:
+                        if entry := self._absorb(round, one, begun, judged, rejected):
+                            clients.append(entry)
+                            replied.add(one.answer.seat)
+                    held.clear()
         with watch.phase("update"):
-            metrics = self._update(round, len(asked), len(clients), rejected)
+            metrics, back = self.safeguard.close(round, len(asked), len(clients), rejected)
+            silent = (self.enrolled.keys() - free) | (set(asked) - replied)
+            if left := self._absence.note(sorted(silent), replied):
+                self._method.leave(left)
         line = {
             "bytes_down": self._exchange.bytes_down,
             "bytes_up": bytes_up,
@@ -123,11 +139,13 @@ class Training:
             "clients": clients,
             "train": {"loss": metrics.pop("loss")} if "loss" in metrics else {},
             "method": metrics,
+            **({"went_back": back} if back else {}),
         }
         return line | ({"evaluation_sources": combine(judged)} if judged else {})
 
-    def _participants(self, round: int) -> tuple[list[int], list[dict[str, str]]]:
-        """The seats of this round, a share drawn anew each time; and who could not be asked."""
+    def _participants(self, round: int) -> tuple[list[int], list[int], list[dict[str, str]]]:
+        """The seats of this round, a share drawn anew each time; all that could be asked; and
+        entries on those that could not."""
         rules = self._settings.round
         end = time.monotonic() + rules.wait
         told = False
@@ -141,7 +159,7 @@ class Training:
             if seats:
                 count = max(1, round_up(rules.fraction * len(seats)))
                 chosen = random.Random(seed_for(self._settings.seed, "sample", round))
-                return sorted(chosen.sample(seats, count)), late
+                return sorted(chosen.sample(seats, count)), seats, late
             if time.monotonic() > end:
                 raise FleetError(
                     f"round {round}: no source node was there for {rules.wait:.0f} s; the last "
@@ -153,24 +171,47 @@ class Training:
                 told = True
             time.sleep(0.5)
 
+    def _look(self, round: int, answer: Answer, rejected: list[dict[str, str]]) -> Held | None:
+        """A reply, unless something other than its sizes is wrong with it."""
+        client = ",".join(map(str, self._nodes.enrolled[answer.node].clients))
+        try:
+            seen = self._gate.look(round, answer.node, lambda: self._examine(round, answer))
+        except Rejected as refusal:
+            self._reject(answer, refusal, rejected)
+            return None
+        return Held(answer, client, seen)
+
     def _absorb(
-        self, round: int, answer: Answer, begun: float, judged: list[dict[str, Any]]
-    ) -> dict[str, Any]:
-        """Admit a reply and let the method have it; its entry for the record."""
-        node, enrolled = answer.node, self._nodes.enrolled[answer.node]
-        up, own = self._gate.admit(round, node, lambda: self._examine(round, answer))
+        self,
+        round: int,
+        held: Held,
+        begun: float,
+        judged: list[dict[str, Any]],
+        rejected: list[dict[str, str]],
+    ) -> dict[str, Any] | None:
+        """Let the method have a reply, if its sizes are usual; its entry for the record."""
+        answer = held.answer
+        try:
+            up, own = self._gate.decide(round, held.candidate)
+        except Rejected as refusal:
+            self._reject(answer, refusal, rejected)
+            return None
         self._method.absorb(answer.seat, up)
         judged += own
         # What a device had to do without, and why.
         without = printable(getattr(up, "without", ""), 80)
         entry = {
-            "node": str(node),
-            "client": ",".join(map(str, enrolled.clients)),
+            "node": str(answer.node),
+            "client": held.client,
             "seconds": answer.seconds(begun),
             "examples": up.examples,
             "loss": up.loss,
         }
         return entry | ({"without": without} if without else {})
+
+    def _reject(self, answer: Answer, refusal: Rejected, rejected: list[dict[str, str]]) -> None:
+        self._status.node(answer.node, "rejected", reason=str(refusal))
+        rejected.append(refusal.entry(answer.node, "training"))
 
     def _examine(
         self, round: int, answer: Answer
@@ -202,31 +243,18 @@ class Training:
         check_fields(up, expected)
         return (up, own_entries), self._method.offer(answer.seat, up)
 
-    def _update(
-        self, round: int, asked: int, replies: int, rejected: list[dict[str, str]]
-    ) -> dict[str, float]:
-        self._gate.end_round()
-        if replies >= max(1, self._settings.round.quorum * asked):
-            self.void = 0
-            return self._method.step(round)
-        self._method.discard()
-        self.void += 1
-        self._notice(f"round {round}: void, {replies} of {asked} replies are under the quorum")
-        if self.void >= MAX_VOID:
-            grown = [entry for entry in rejected if entry["field"] in GROWN]
-            said = (
-                f"{MAX_VOID} rounds in a row had fewer replies than round.quorum="
-                f"{self._settings.round.quorum:g}; the last checkpoint is kept"
-            )
-            # One device may lie about its size; that most do so at once is the model's doing.
-            if 2 * len(grown) >= asked:
-                raise DivergedError(
-                    f"{said}. {len(grown)} were rejected for what grows when a run diverges "
-                    f"({grown[0]['field']} {grown[0]['reason']}): raise rho or lower the "
-                    "learning rate"
-                )
-            raise RunError(said)
-        return {}
+    def state(self) -> State:
+        """All that is needed to go on."""
+        groups, notes = self.safeguard.state()
+        enrolled = {str(seat): examples for seat, examples in self.enrolled.items()}
+        return groups, notes | {"enrolled": enrolled, "absence": self._absence.state()}
+
+    def load_state(self, groups: Mapping[str, Tensors], notes: Mapping[str, Any]) -> None:
+        """Take up what ``state`` gave, before the method does."""
+        self.safeguard.load_state(groups, notes)
+        self._absence.load_state(notes["absence"])
+        for seat, examples in notes["enrolled"].items():
+            self.enrol(int(seat), examples)
 
     def _examples(self, seat: int) -> int:
         node = self._nodes.at(seat)

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 
 import numpy as np
 import pytest
 
 from server_app.admission import OFFENCES, PAUSE, Gate
 from server_app.rejection import Rejected
-from server_app.usual import CAP, DEVIATIONS, SMALLEST, WARM_UP, Usual
+from server_app.usual import (
+    CAP,
+    DEVIATIONS,
+    DOUBTFUL,
+    EARLY,
+    LEAST,
+    SMALLEST,
+    WARM_UP,
+    WINDOW,
+    Usual,
+)
 
 
 def test_limit_is_the_median_and_eight_deviations_of_the_logarithms():
@@ -21,13 +32,29 @@ def test_limit_is_the_median_and_eight_deviations_of_the_logarithms():
     assert alike.limit == pytest.approx(3 * math.exp(DEVIATIONS * SMALLEST))
 
 
-def test_no_limit_but_the_cap_while_little_is_known():
-    usual = Usual([1.0] * (WARM_UP - 1))
+def test_no_limit_but_the_cap_for_two():
+    usual = Usual([1.0] * (LEAST - 1))
     assert usual.limit == CAP
     usual.extend([0.0])  # a client without anything to say has no say
     assert usual.limit == CAP
     usual.extend([1.0])
     assert usual.limit < CAP
+
+
+def test_a_few_that_lie_close_together_judge_with_more_room():
+    assert Usual([1.0] * (WARM_UP - 1)).limit == pytest.approx(math.exp(DEVIATIONS * EARLY))
+    assert Usual([1.0] * WARM_UP).limit == pytest.approx(math.exp(DEVIATIONS * SMALLEST))
+
+
+def test_a_round_of_thousands_leaves_room_for_those_before_it():
+    """The sizes of a round come in the order of its clients; kept are not those of the last."""
+    usual = Usual()
+    for _ in range(5):
+        usual.extend([*[1.0] * 1500, *[100.0] * 500])
+    kept = usual.state()
+    assert len(kept) == WINDOW
+    assert sum(size == 100.0 for size in kept) == pytest.approx(0.25 * WINDOW, abs=5)
+    assert usual.limit == pytest.approx(math.exp(DEVIATIONS * SMALLEST))
 
 
 def test_a_fifth_of_the_senders_cannot_climb():
@@ -44,9 +71,7 @@ def test_heavy_tails_pass():
     dice = np.random.default_rng(1)
     gate = Gate()
     for round in range(1, 200):
-        for node in range(20):
-            size = float(np.exp(2 * dice.normal() - 0.02 * round))
-            gate.admit(round, node, lambda size=size: (None, {"change": size}))
+        together(gate, round, [float(np.exp(2 * n - 0.02 * round)) for n in dice.normal(size=20)])
         gate.end_round()
     assert gate.rejections == {}
 
@@ -86,17 +111,94 @@ def test_a_good_reply_ends_the_row():
     assert gate.rejections == {7: 10}
 
 
-def test_sizes_of_a_round_judge_the_next_and_refused_ones_never_do():
+def together(gate: Gate, round: int, sizes: list[float]) -> list[int]:
+    """Nodes of a round whose replies are admitted after they were compared with each other."""
+    held = [
+        gate.look(round, node, lambda size=size: (None, {"change": size}))
+        for node, size in enumerate(sizes)
+    ]
+    gate.compare(held)
+    admitted = []
+    for candidate in held:
+        with suppress(Rejected):
+            gate.decide(round, candidate)
+            admitted.append(candidate.node)
+    return admitted
+
+
+@pytest.mark.parametrize("liar", range(4))
+@pytest.mark.parametrize("size", [1e3, 9e5])
+def test_the_first_replies_judge_each_other(liar: int, size: float):
+    """Wherever the liar stands in the order, and whoever tells it how much it may send."""
+    sizes = [0.4, 0.5, 0.7, 0.3]
+    sizes[liar] = size
+    gate = Gate()
+    assert together(gate, 1, sizes) == [node for node in range(4) if node != liar]
+    assert gate.rejections == {liar: 1}
+    assert gate.wanted == WARM_UP - 3
+
+
+def test_of_two_neither_is_an_outlier():
+    assert together(Gate(), 1, [0.5, 9e5]) == [0, 1]
+
+
+def test_replies_are_held_back_until_enough_are_known():
+    gate = Gate()
+    assert gate.wanted == WARM_UP
+    together(gate, 1, [1.0] * (WARM_UP - 5))
+    assert gate.wanted == 5
+    together(gate, 1, [1.0] * 5)
+    assert gate.wanted == 1
+
+
+def test_refused_sizes_never_judge():
     gate = Gate()
     for node in range(WARM_UP):
         good(gate, 1, node)
-    gate.admit(1, 50, lambda: (None, {"change": 1e5}))  # nothing is usual before the round is over
+    assert gate.wanted == 1
+    with pytest.raises(Rejected, match="change: size 1e\\+05"):
+        gate.admit(1, 50, lambda: (None, {"change": 1e5}))
     gate.end_round()
     with pytest.raises(Rejected, match="change: size 1e\\+03"):
         gate.admit(2, 51, lambda: (None, {"change": 1e3}))
     good(gate, 2, 52)
     gate.end_round()
     assert 1e3 not in gate.state()["usual"]["change"]
+    assert 1e5 not in gate.state()["usual"]["change"]
+
+
+def test_who_was_unusual_is_blamed_if_the_model_is_lost_before_a_better_one_is_found():
+    gate = Gate()
+    together(gate, 1, [1.0] * WARM_UP)
+    gate.end_round()
+    doubtful = math.exp(0.5 * (DOUBTFUL + DEVIATIONS) * SMALLEST)
+    for round, trusted in ((2, True), (3, False)):
+        assert together(gate, round, [1.0, doubtful, 1.1]) == [0, 1, 2]
+        gate.end_round()
+        if trusted:
+            gate.trust()
+    assert gate.blame(4) == [1]
+    assert gate.set_aside(5) == {1: 5 + PAUSE}
+    assert gate.blame(5) == []
+
+
+def test_an_unusual_curvature_moves_no_model():
+    gate = Gate()
+    for curvature in (*[1.0] * WARM_UP, 5.0):
+        gate.admit(1, 7, lambda curvature=curvature: (None, {"curvature": curvature}))
+    gate.end_round()
+    assert gate.blame(2) == []
+
+
+def test_an_offence_that_was_none_is_forgiven():
+    gate = Gate()
+    for round in range(1, OFFENCES + 1):
+        bad(gate, round)
+    assert gate.set_aside(OFFENCES + 1)
+    gate.forgive(OFFENCES, [7])
+    assert gate.set_aside(OFFENCES + 1) == {}
+    bad(gate, OFFENCES + 1)
+    assert gate.set_aside(OFFENCES + 2)
 
 
 def test_state_goes_through_json():

@@ -17,6 +17,7 @@ BAD = {
     "augfl.lambda": 0.0, "augfl.rho": 0.01, "augfl.alpha": 1.0, "rounds": 25,
     "data.sources": 6, "data.targets": 2, "evaluation.every": 25,
 }  # fmt: skip
+NONE = Tensors((), {})
 Run = Callable[..., Path]
 
 
@@ -27,27 +28,29 @@ def tensors(value: float) -> Tensors:
 def test_the_best_model_is_kept_and_the_first_loss_is_the_measure():
     ground = Ground()
     losses = (2.0, 1.0, 1.5, 8.0)
-    excess = [ground.excess(loss, tensors(n)) for n, loss in enumerate(losses)]
+    excess = [
+        ground.excess(round, loss, tensors(round), NONE) for round, loss in enumerate(losses, 1)
+    ]
     assert excess == [1.0, 0.5, 0.75, 4.0]
     assert ground.model is not None
-    assert ground.model.vector[0] == 1.0
+    assert ground.model.vector[0] == ground.round == 2
     assert ground.first == 2.0
 
 
 def test_a_run_that_begins_with_a_good_model_may_lose_a_little():
     ground = Ground()
-    assert ground.excess(0.01, tensors(0)) == 0.01
-    assert ground.excess(0.5, tensors(1)) == 0.5
+    assert ground.excess(1, 0.01, tensors(0), NONE) == 0.01
+    assert ground.excess(2, 0.5, tensors(1), NONE) == 0.5
 
 
 def test_goes_on_from_its_state():
     one, two = Ground(), Ground()
     two.load_state(*one.state())
     assert two.model is None
-    one.excess(3.0, tensors(1.0))
+    one.excess(1, 3.0, tensors(1.0), NONE)
     groups, notes = one.state()
     two.load_state(groups, json.loads(json.dumps(notes)))
-    assert two.excess(6.0, tensors(2.0)) == 2.0
+    assert two.excess(2, 6.0, tensors(2.0), NONE) == 2.0
     assert two.model is not None
     assert two.model.vector[0] == 1.0
 

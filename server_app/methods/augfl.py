@@ -26,6 +26,7 @@ If a client no longer has that dual, Y cannot be mended, and all duals start aga
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import Literal, Self
 
 import numpy as np
@@ -33,11 +34,12 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from common.errors import DivergedError, SettingsError
+from common.errors import SettingsError
 from common.methods.augfl import Down, Up
 from common.sketch import NUMBERS, agree, sketch
 from common.tensors import Tensors
-from server_app.ground import LOST, WORSE, Ground
+from server_app.client_losses import Losses
+from server_app.ground import LOST, WORSE
 from server_app.measure import NUMBERS as MEASURED
 from server_app.measure import Measure
 from server_app.method import Knowledge, MethodSettings, Setup, State
@@ -49,6 +51,9 @@ from server_app.summation import Sum
 PATIENCE = 10
 """Rounds before a client that had lost its dual is believed to have lost it again: each time, all
 duals start from zero."""
+
+STALE = 0.05
+"""Share of Y, by weight, that may be the duals of clients that have left."""
 
 
 class Settings(MethodSettings):
@@ -122,6 +127,8 @@ class Server:
         self._distance = 0.0 if settings.update != "exact" else _distance_weight(self._knowledge)
         self._penalty = Penalty(settings.adaptive_rho)
         self._examples: dict[int, int] = {}
+        self._gone: set[int] = set()
+        self._images = 0  # of the clients that are not gone
         self._acknowledged: dict[int, int] = {}
         self._sketches: dict[int, list[float]] = {}  # of the duals in Y
         self._measure = Measure(setup.secret, len(setup.model))
@@ -129,16 +136,45 @@ class Server:
         self._believed: dict[int, int] = {}  # round in which a client had last lost its dual
         self._sum = Sum(len(setup.model))
         self._duals = np.zeros(len(setup.model), np.float64)  # Y
-        self._moved = 0.0  # length of the last step, if all clients made it
-        self._ground = Ground()
+        self._moved = 0.0  # length of the last step
+        self._stepped = 0  # its round
         self._rho = settings.rho  # as set, or raised after a fall back
         self._used = settings.rho  # of the last step
-        self._summed = 0  # clients in Y after the last round
         self.discard()
 
+    @property
+    def loss(self) -> float:
+        """Mean of the replies' losses by w_i."""
+        return self._losses.mean
+
+    @property
+    def lost(self) -> float:
+        """A rho that is adapted answers early; a fixed one is what was asked for."""
+        return WORSE if self._settings.adaptive_rho else LOST
+
     def enrol(self, node: int, examples: int) -> None:
-        """Note a source; weights are shares of all enrolled examples."""
+        """Note a source; weights are shares of all examples of those that are not gone."""
+        self._images += examples - (0 if node in self._gone else self._examples.get(node, 0))
+        self._gone.discard(node)
         self._examples[node] = examples
+
+    def leave(self, nodes: Sequence[int]) -> None:
+        """Weights are those of the others from now on.
+
+        Y goes on holding the duals of those that have left, gradients of models long past, and
+        cannot be rid of them but by a restart, which costs a round of plain gradients.
+        """
+        for node in (node for node in nodes if node not in self._gone):
+            self._gone.add(node)
+            self._images -= self._examples[node]
+        left = [node for node in self._gone if node in self._acknowledged]
+        if sum(map(self._weight, left)) > STALE:
+            self._restart_duals()
+
+    def _return(self, nodes: Iterable[int]) -> None:
+        for node in self._gone.intersection(nodes):
+            self._gone.remove(node)
+            self._images += self._examples[node]
 
     def broadcast(self, round: int, node: int) -> Down:
         """The global model and what the node needs for equations (7) and (10)-(12)."""
@@ -191,22 +227,15 @@ class Server:
         self._sent[node] = up.dual
         self._sent_measures[node] = self._measured(node, up).tolist()
         self._weights += weight
-        self._loss += weight * up.loss
+        self._losses.add(up.loss, weight)
+        self._consecutive &= up.base == self._stepped > 0
         self._curvature += weight * up.curvature
 
     def step(self, round: int) -> dict[str, float]:
         """Equation (13)."""
         metrics: dict[str, float] = {}
         if self._replies:
-            loss = self._loss / self._weights
-            excess = self._ground.excess(loss, self.model)
-            if excess > LOST and not self._settings.adaptive_rho:
-                raise DivergedError(
-                    f"round {round}: diverged, the loss is {loss:.3g} and was "
-                    f"{self._ground.first:.3g}; raise rho or set adaptive-rho"
-                )
-            lost = excess > WORSE and self._settings.adaptive_rho
-            metrics = {"loss": loss} | (self._fall_back() if lost else self._update())
+            metrics = {"loss": self.loss} | self._update(round)
         if self._lost:
             # Their old duals are part of Y and nobody knows them any more.
             self._believed |= dict.fromkeys(self._lost, round)
@@ -218,7 +247,9 @@ class Server:
     def discard(self) -> None:
         """Forget the replies of this round; their senders are not acknowledged."""
         self._sum.clear()
-        self._squares = self._weights = self._loss = self._curvature = 0.0
+        self._squares = self._weights = self._curvature = 0.0
+        self._losses = Losses()
+        self._consecutive = True  # all replies were acknowledged in the last step
         self._replies: dict[int, int] = {}
         self._sent: dict[int, list[float]] = {}
         self._sent_measures: dict[int, list[float]] = {}
@@ -230,23 +261,30 @@ class Server:
         self._sketches.clear()
         self._measures.clear()
         self._duals[:] = 0
-        self._moved, self._summed = 0.0, 0
+        self._moved, self._stepped = 0.0, 0
 
-    def _fall_back(self) -> dict[str, float]:
-        """Return to the best model with twice the rho, for this loss will not come down."""
-        assert self._ground.model is not None
-        self.model, self._rho = self._ground.model, 2 * self._used
+    def go_back(self, model: Tensors, buffers: Tensors, blamed: bool) -> bool:
+        """Return to an earlier model; with twice the rho, where no client can be blamed."""
+        self.discard()
+        self.model, self.buffers = model, buffers
+        careful = self._settings.adaptive_rho and not blamed
+        if careful:
+            self._rho = 2 * self._used
         self._penalty.restart()
         self._restart_duals()
-        return {"rho": self._rho, "fell_back": 1.0}
+        return careful
 
-    def _update(self) -> dict[str, float]:
+    def _update(self, round: int) -> dict[str, float]:
         s = self._settings
         self._acknowledged |= self._replies
         self._sketches |= self._sent
         self._measures |= self._sent_measures
         self._duals += self._sum.total
-        known = [node for node in self._acknowledged if node in self._examples]
+        self._return(self._replies)
+        known = [
+            node for node in self._acknowledged
+            if node in self._examples and node not in self._gone
+        ]  # fmt: skip
         share = sum(map(self._weight, known))
         # While some clients have never replied, R_h must not outweigh those that have.
         lambda_ = s.lambda_ * share
@@ -257,7 +295,7 @@ class Server:
             slope, terms = self._knowledge.gradient(theta)
             if s.adaptive_rho or s.server_steps > 1:
                 bend = lambda_ * self._knowledge.curvature(theta, slope)
-        curvature = self._secant(known, share)
+        curvature = self._secant(len(self._replies) == len(known), share)
         inner = s.server_steps if self._knowledge is not None else 1
         explicit = inner == 1 and s.update != "exact"  # else R_h enters implicitly
         penalty = self._penalty.total(self._rho * len(known), curvature, bend if explicit else 0.0)
@@ -272,7 +310,7 @@ class Server:
         self._used = penalty / len(known)
         move.mul_(self._penalty.shorten(float(move.norm()), float(theta.norm())))
         self.model = self.model.with_vector(theta.add_(move).numpy())
-        self._moved = float(move.norm()) if len(self._replies) == len(known) else 0.0
+        self._moved, self._stepped = float(move.norm()), round
         return {
             "rho": self._used,
             "curvature": curvature,
@@ -284,15 +322,17 @@ class Server:
             **{f"transfer_{name}": value for name, value in terms.items()},
         }
 
-    def _secant(self, known: list[int], share: float) -> float:
-        """Curvature L of sum_i w_i F_i: along the last step, at most the clients' bound."""
-        everyone = len(self._replies) == len(known) == self._summed
-        self._summed = len(known)
+    def _secant(self, everyone: bool, share: float) -> float:
+        """Curvature L of sum_i w_i F_i: along the last step, at most the clients' bound.
+
+        Those that were acknowledged in the last step as well speak for all, if they are the most.
+        """
+        others = 1.0 if everyone else share / self._weights
         bound = self._curvature / self._weights * share
-        if everyone and self._moved > 0:
+        if self._consecutive and self._moved > 0 and 2 * self._weights > share:
             # Once the steps are small, rounding and the shrinking delta are all that the secant
             # sees; without the bound it would raise rho, which makes the steps smaller still.
-            return min(bound, float(np.linalg.norm(self._sum.total)) / self._moved)
+            return min(bound, others * float(np.linalg.norm(self._sum.total)) / self._moved)
         return bound
 
     def _sketch(self, node: int) -> NDArray[np.float64]:
@@ -306,14 +346,15 @@ class Server:
         return self._looked_at[1]
 
     def _weight(self, node: int) -> float:
+        gone = node in self._gone  # if it replies, it is back
         if self._settings.weights == "equal":
-            return 1 / len(self._examples)
-        return self._examples[node] / sum(self._examples.values())
+            return 1 / (len(self._examples) - len(self._gone) + gone)
+        examples = self._examples[node]
+        return examples / (self._images + gone * examples)
 
     def state(self) -> State:
         """Model, buffers, sum of the duals and who is part of it."""
-        ground, seen = self._ground.state()
-        groups = ground | {
+        groups = {
             "model": self.model,
             "buffers": self.buffers,
             "duals": Tensors.pack({"sum": self._duals}),
@@ -326,8 +367,8 @@ class Server:
             "believed": {str(node): round for node, round in self._believed.items()},
             "penalty": self._penalty.state(),
             "moved": self._moved,
-            "summed": self._summed,
-            "ground": seen,
+            "stepped": self._stepped,
+            "gone": sorted(self._gone),
             "rho": self._rho,
             "used": self._used,
         }
@@ -342,6 +383,7 @@ class Server:
             for name in ("acknowledged", "sketches", "measures", "believed")
         )
         self._penalty.load_state(notes["penalty"])
-        self._moved, self._summed = notes["moved"], notes["summed"]
+        self._moved, self._stepped = notes["moved"], notes["stepped"]
         self._rho, self._used = notes["rho"], notes["used"]
-        self._ground.load_state(groups, notes["ground"])
+        self._gone = set(notes["gone"])
+        self._images = sum(n for node, n in self._examples.items() if node not in self._gone)

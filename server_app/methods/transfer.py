@@ -6,10 +6,14 @@ and no device half.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from pydantic import Field
 
 from common.errors import DivergedError
+from common.tensors import Tensors
 from server_app.method import MethodSettings, Setup, State
 from server_app.usual import CAP
 
@@ -36,7 +40,20 @@ class Server:
         self._settings = settings
         self._knowledge = setup.knowledge
 
+    @property
+    def loss(self) -> float:
+        """No client tells of one."""
+        return math.nan
+
+    @property
+    def lost(self) -> float:
+        """Without a loss, nothing shows it."""
+        return math.inf
+
     def enrol(self, node: int, examples: int) -> None:
+        """Sources do not take part."""
+
+    def leave(self, nodes: Sequence[int]) -> None:
         """Sources do not take part."""
 
     def step(self, round: int) -> dict[str, float]:
@@ -63,6 +80,11 @@ class Server:
 
     def discard(self) -> None:
         """There are no replies."""
+
+    def go_back(self, model: Tensors, buffers: Tensors, blamed: bool) -> bool:
+        """Take an earlier model."""
+        self.model, self.buffers = model, buffers
+        return False
 
     def state(self) -> State:
         """Model and buffers."""

@@ -154,6 +154,63 @@ def test_a_late_client_joins():
     np.testing.assert_allclose(server.model.vector, optimum(devices, ALPHA, 0, None), atol=2e-3)
 
 
+def test_a_client_that_has_left_has_no_say():
+    """Neither its weight nor its last dual, however wrong that was."""
+    server, devices = make(6)
+    play(server, train, devices, range(1, 20))
+    devices[5].b = devices[5].b + 1e3  # its last word
+    play(server, train, devices, [20])
+    play(server, train, devices, range(21, 31), asked=lambda _: list(range(5)))
+    server.leave([5])
+    play(server, train, devices, range(31, 300), asked=lambda _: list(range(5)))
+    np.testing.assert_allclose(server.model.vector, optimum(devices[:5], ALPHA, 0, None), atol=2e-3)
+
+
+def test_a_client_that_comes_back_counts_again():
+    server, devices = make(6)
+    play(server, train, devices, range(1, 10))
+    server.leave([5])
+    play(server, train, devices, range(10, 20), asked=lambda _: list(range(5)))
+    play(server, train, devices, range(20, 300))
+    np.testing.assert_allclose(server.model.vector, optimum(devices, ALPHA, 0, None), atol=2e-3)
+    assert sum(server._weight(node) for node in range(6)) == pytest.approx(1)
+
+
+def test_weights_are_shares_of_those_that_have_not_left():
+    server, devices = make(6)
+    server.enrol(2, devices[2].examples + 5)  # it introduces itself anew
+    server.leave([5])
+    other, _ = make(6)
+    other.enrol(2, devices[2].examples + 5)
+    other.load_state(server.state())
+    for one in (server, other):
+        assert sum(one._weight(node) for node in range(5)) == pytest.approx(1)
+
+
+def test_a_weight_takes_no_walk_through_all_clients():
+    class Table(dict[int, int]):
+        def walk(self, *_: object) -> None:
+            raise AssertionError("all clients are walked through")
+
+        __iter__ = values = items = keys = walk  # type: ignore[assignment]
+
+    server, _ = make(3)
+    server._examples = Table(server._examples)
+    server.broadcast(1, 2)
+
+
+def test_the_secant_needs_only_those_who_answered_twice_in_a_row():
+    """Else rho would follow the far larger bound as soon as one client is away."""
+    found = []
+    for away in ([], [7]):
+        server, devices = make(8, rho=0.3, **{"adaptive-rho": True})
+        here = [node for node in range(8) if node not in away]
+        play(server, train, devices, range(1, 6))
+        metrics = play(server, train, devices, range(6, 10), asked=lambda _, here=here: here)
+        found.append([line["curvature"] for line in metrics])
+    np.testing.assert_allclose(found[1], found[0], rtol=0.25)
+
+
 def test_a_void_round_changes_nothing():
     server, devices = make(3)
     play(server, train, devices, range(1, 4))

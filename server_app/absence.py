@@ -1,0 +1,40 @@
+"""Who has left for good, as far as a server can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+GONE = 10
+"""Rounds in a row without a reply after which a client is believed to have left."""
+
+
+class Absence:
+    """Counts rounds without a word of a client; those in which it was not drawn do not count."""
+
+    def __init__(self) -> None:
+        self._silent: dict[int, int] = {}
+
+    def note(self, silent: Iterable[int], replied: Iterable[int]) -> list[int]:
+        """A round is over; gives the seats that are believed to have left in it.
+
+        Parameters
+        ----------
+        silent: seats that could not be asked, or did not answer.
+        """
+        for seat in replied:
+            self._silent.pop(seat, None)
+        left = []
+        for seat in silent:
+            self._silent[seat] = self._silent.get(seat, 0) + 1
+            if self._silent[seat] == GONE:
+                left.append(seat)
+        return left
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on."""
+        return {str(seat): rounds for seat, rounds in self._silent.items()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state`` gave."""
+        self._silent = {int(seat): rounds for seat, rounds in state.items()}
