@@ -19,7 +19,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Context
 
 from common.errors import ModelError
-from common.files import write_atomic
+from common.files import remove_abandoned, write_atomic
 from common.tensorfile import dump, parse
 from common.tensors import Tensors
 
@@ -39,9 +39,15 @@ class Memory:
         self._folder = folder
 
     def belong(self, token: str) -> None:
-        """Forget what another run of the same name has left; ``token`` names the run."""
+        """Forget what another run of the same name, or a killed process, has left.
+
+        Parameters
+        ----------
+        token: names the run.
+        """
         if self._folder is None:
             return  # Flower's context belongs to one run
+        remove_abandoned(self._folder)
         mark = self._folder / _TOKEN
         if mark.exists() and mark.read_bytes() == token.encode():
             return

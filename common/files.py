@@ -38,7 +38,7 @@ def write_atomic(path: Path, content: bytes | str, mode: int = OPEN) -> None:
 def _write(path: Path, content: bytes | str, mode: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    _remove_abandoned(path)
+    remove_abandoned(path.parent, glob.escape(path.name))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     # Made by hand, because tempfile leaves the umask aside.
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -61,9 +61,14 @@ def _write(path: Path, content: bytes | str, mode: int) -> None:
         os.close(folder)
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove what killed writers of ``path`` have left beside it; who still writes has a lock."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}"):
+def remove_abandoned(folder: Path, name: str = "*") -> None:
+    """Remove what killed writers have left in ``folder``; who still writes has a lock.
+
+    Parameters
+    ----------
+    name: of the file that was to be written, as a pattern.
+    """
+    for left in folder.glob(f".{name}.{'[0-9a-f]' * 8}"):
         with contextlib.suppress(OSError), left.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left.unlink()

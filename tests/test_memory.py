@@ -79,6 +79,15 @@ def test_another_run_of_the_same_name_begins_with_nothing(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_what_a_killed_device_left_goes_when_it_introduces_itself(tmp_path: Path):
+    memory = Memory(context(), tmp_path)
+    memory.belong("one")
+    memory.write("method", tensors(1.0), {})
+    (tmp_path / ".fml-before.safetensors.0123abcd").touch()
+    memory.belong("one")
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "method.safetensors"}
+
+
 def test_a_damaged_mark_counts_as_another_run(tmp_path: Path):
     memory = Memory(context(), tmp_path)
     memory.belong("one")
