@@ -52,7 +52,7 @@ def _row(name: str, size: int, channels: int, difference: str) -> str:
         memory = Memory(context, Path(folder))
         device = Device("source", [data], tuple("0123456789"), "", model, memory)
         start = model.parameters
-        down = Down(1, start, 0.1, 0.05, 0.01, difference, 0, 0, 0, [0.0] * NUMBERS)
+        down = Down(1, 0, start, 0.1, 0.05, 0.01, difference, 0, 0, [0.0] * NUMBERS)
         theta = torch.tensor(start.vector)
         support = (data.support_images, data.support_labels)
         query = (data.query_images, data.query_labels)

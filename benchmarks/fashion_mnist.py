@@ -44,7 +44,7 @@ DATA = {
     "knowledge.batch-size": 128,
 }
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "FedAvg": ("fedavg", {"method": "fedavg", "fedavg.lr": 0.05, "fedavg.epochs": 1}),
+    "FedAvg": ("fedavg", {"method": "fedavg", "fedavg.sgd.lr": 0.05, "fedavg.sgd.epochs": 1}),
     "Per-FedAvg": (
         "per_fedavg",
         {"method": "per_fedavg", "per_fedavg.beta": 0.1, "per_fedavg.delta": 0.002},

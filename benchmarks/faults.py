@@ -42,7 +42,7 @@ LIAR = FIRST_NODE + SOURCES - 1
 """The last in the order of the sums, so that it can know what the others send."""
 
 METHODS: dict[str, dict[str, Any]] = {
-    "fedavg": {"fedavg.epochs": 5, "fedavg.batch-size": 10},
+    "fedavg": {"fedavg.sgd.epochs": 5, "fedavg.sgd.batch-size": 10},
     "augfl": {"augfl.lambda": 0.0, "augfl.rho": 0.1},
 }
 

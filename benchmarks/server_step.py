@@ -21,7 +21,8 @@ from common.models import FlatModel, build
 from common.sketch import sketch
 from common.wire import pack
 from server_app.admission import Gate, Sizes, check_fields
-from server_app.method import Setup
+from server_app.aggregation.replies import Offer, Replies
+from server_app.method import Setup, Source
 from server_app.methods.augfl import Server, Settings
 from server_app.replies import Asked, check, read
 from server_app.transport.in_process import InProcessGrid
@@ -38,7 +39,7 @@ def main() -> None:
     messages = [
         _reply(
             node,
-            pack(Up(1, 0, model.with_vector(vector), sketch(vector).tolist(), 30, 0.5, 1.0)),
+            pack(Up(1, 30, 0.5, 0, model.with_vector(vector), sketch(vector).tolist(), 1.0)),
         )
         for node, vector in enumerate(vectors)
     ]
@@ -63,18 +64,20 @@ def main() -> None:
         server = Server(Settings.model_validate({"lambda": 0.0}), Setup(model))
         gate = Gate()
         for node in range(CLIENTS):
-            server.enrol(node, 30)
-        expected = {"round": 1, "examples": 30, "increment": model.specs}
+            server.enrol(node, Source(30))
+        replies = Replies(server)
         for node, message in enumerate(messages):
             asked = Asked(node, "", 1, "train.augfl")
 
-            def examine(message: Message = message, asked: Asked = asked) -> tuple[Up, Sizes]:
-                up = read(Up, check(message, asked, [model.specs]).content)
-                check_fields(up, expected)
-                return up, server.offer(asked.node, up)
+            def examine(message: Message = message, asked: Asked = asked) -> tuple[Offer, Sizes]:
+                expected = server.expects(asked.node)
+                up = read(Up, check(message, asked, expected).content)
+                check_fields(up, 1, 30, expected)
+                offer = replies.offer(asked.node, up)
+                return offer, offer.judged
 
-            server.absorb(node, gate.admit(1, node, examine))
-        server.step(1)
+            replies.accept(gate.admit(1, node, examine))
+        server.step(1, replies)
 
     def flower() -> None:
         aggregate_arrayrecords(named, "num-examples")

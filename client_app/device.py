@@ -85,6 +85,16 @@ class Device:
             torch.cat([data.support_labels, data.query_labels]),
         )
 
+    @property
+    def examples(self) -> int:
+        """Number of ``images``."""
+        return len(self.client.support_labels) + len(self.client.query_labels)
+
+    def start(self, buffers: Tensors) -> None:
+        """Make the network ready to train, with these BatchNorm statistics."""
+        self.model.load_buffers(buffers)
+        self.model.module.train()
+
     def gradient(self, vector: Tensor, batch: Batch) -> tuple[Tensor, float]:
         """Gradient of the mean cross-entropy at a flat parameter vector, and its value in nats.
 

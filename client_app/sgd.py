@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from client_app.batches import Batch, epoch
+from common.sgd import LocalSgd
 
 Gradient = Callable[[Tensor, Batch], tuple[Tensor, float]]
 """(flat parameters, batch) -> (gradient, loss in nats)."""
@@ -17,24 +18,26 @@ def local_sgd(
     start: Tensor,
     data: Batch,
     gradient: Gradient,
-    *,
-    lr: float,
-    momentum: float,
-    epochs: int,
-    batch_size: int,
+    sgd: LocalSgd,
     seed: int,
 ) -> tuple[Tensor, float]:
-    """Run ``epochs`` of SGD with heavy-ball momentum from ``start``, shape (d,), unchanged.
+    """Run ``sgd.epochs`` of SGD with heavy-ball momentum from ``start``, shape (d,), unchanged.
+
+    Parameters
+    ----------
+    seed: of the mini-batches.
 
     Returns the final parameters and the loss averaged over all images seen, nats.
     """
     vector, velocity = start.clone(), torch.zeros_like(start)
     generator = torch.Generator().manual_seed(seed)
     total, seen = 0.0, 0
-    for _ in range(epochs):
-        for batch in epoch(*data, batch_size, generator):
+    for _ in range(sgd.epochs):
+        for batch in epoch(*data, sgd.batch_size, generator):
             slope, loss = gradient(vector, batch)
-            velocity.mul_(momentum).add_(slope)
-            vector.sub_(velocity, alpha=lr)
+            if sgd.weight_decay:
+                slope.add_(vector, alpha=sgd.weight_decay)
+            velocity.mul_(sgd.momentum).add_(slope)
+            vector.sub_(velocity, alpha=sgd.lr)
             total, seen = total + loss * len(batch[1]), seen + len(batch[1])
     return vector, total / max(seen, 1)

@@ -8,7 +8,7 @@ its server half and are named ``<method>.<setting>``.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -184,7 +184,14 @@ def read_section(kind: type[Model], config: Mapping[str, Any], section: str) -> 
     SettingsError: a key is unknown, of the wrong type or out of bounds.
     """
     prefix = f"{section}."
-    own = {k.removeprefix(prefix): v for k, v in config.items() if k.startswith(prefix)}
+    own: dict[str, Any] = {}
+    for key, value in config.items():
+        if key.startswith(prefix):
+            inner, dot, rest = key.removeprefix(prefix).partition(".")
+            if dot and isinstance(own.setdefault(inner, {}), dict):
+                own[inner][rest] = value
+            else:
+                own[inner] = value
     return parse(kind, own, prefix)
 
 
@@ -209,11 +216,19 @@ def defaults(kind: type[BaseModel]) -> dict[str, Any]:
     for name, field in kind.model_fields.items():
         key = field.alias or name
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            inner = defaults(field.annotation)
-            result |= {f"{key}.{rest}": value for rest, value in inner.items()}
+            result |= {f"{key}.{rest}": value for rest, value in _values(field.default)}
         else:
             result[key] = field.default
     return result
+
+
+def _values(settings: BaseModel) -> Iterator[tuple[str, Any]]:
+    for name, field in type(settings).model_fields.items():
+        key, value = field.alias or name, getattr(settings, name)
+        if isinstance(value, BaseModel):
+            yield from ((f"{key}.{rest}", inner) for rest, inner in _values(value))
+        else:
+            yield key, value
 
 
 def _problem(item: Mapping[str, Any], known: list[str], where: str) -> str:

@@ -1,7 +1,8 @@
 """Contract <-> Flower records: the only message format, and it refuses what does not fit.
 
-A contract is a frozen dataclass. Its plain fields travel in one ``ConfigRecord``; each field of
-named tensors travels as one flat array a dtype (Flower pays several round trips for every array)
+A contract is a frozen dataclass (``common/contract.py``). Its plain fields travel in one
+``ConfigRecord``, those of nested settings under dotted names; each field of named tensors travels
+as one flat array a dtype (Flower pays several round trips for every array)
 with names, shapes and dtypes beside it. ``unpack`` trusts nothing: sizes, names, types and
 finiteness are checked before a contract exists, and every error names the field.
 """
@@ -12,12 +13,25 @@ import math
 import types
 from dataclasses import fields
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from pydantic import BaseModel
 
-from common.errors import WireError
+from common.config import parse
+from common.contract import Between
+from common.errors import SettingsError, WireError
 from common.tensors import Spec, Tensors
 
 Contract = TypeVar("Contract")
@@ -53,6 +67,9 @@ def pack(message: object, shared: dict[int, ArrayRecord] | None = None) -> Recor
         _check(value, hint, _Place(_title(kind), name))
         if hint is Tensors:
             _pack_tensors(record, name, value, shared)
+        elif _nests(hint):
+            inner = value.model_dump(by_alias=True)
+            plain |= {f"{name}.{key}": part for key, part in inner.items()}
         else:
             plain[name] = value
     record[PLAIN] = ConfigRecord(plain)
@@ -80,6 +97,9 @@ def unpack(kind: type[Contract], record: RecordDict) -> Contract:
     values: dict[str, Any] = {}
     for name, (hint, optional) in hints.items():
         where = _Place(title, name)
+        if _nests(hint):
+            values[name] = _unpack_nested(hint, plain, where)
+            continue
         present = name in record.array_records if hint is Tensors else name in plain
         if not present:
             if not optional:
@@ -90,7 +110,8 @@ def unpack(kind: type[Contract], record: RecordDict) -> Contract:
         else:
             values[name] = plain.pop(name)
             _check(values[name], hint, where)
-    tensors = {name for name, (hint, _) in hints.items() if hint is Tensors}
+            _check_bounds(values[name], hint, where)
+    tensors = tensor_fields(kind)
     expected = tensors | {_specs(name) for name in tensors} | {PLAIN}
     if unknown := sorted(set(plain) | (set(record) - expected)):
         raise _Place(title, unknown[0][:80] or "(no name)").wrong("no such field")
@@ -100,6 +121,11 @@ def unpack(kind: type[Contract], record: RecordDict) -> Contract:
 def size(record: RecordDict) -> int:
     """Bytes of the array data in a message: what a model costs to send."""
     return sum(len(a.data) for r in record.array_records.values() for a in r.values())
+
+
+def tensor_fields(kind: type) -> set[str]:
+    """Names of the fields of a contract that hold tensors."""
+    return {name for name, (hint, _) in _hints(kind).items() if hint is Tensors}
 
 
 _HINTS: dict[type, dict[str, tuple[Any, bool]]] = {}
@@ -113,7 +139,7 @@ def _hints(kind: type) -> dict[str, tuple[Any, bool]]:
 
 
 def _read_hints(kind: type) -> dict[str, tuple[Any, bool]]:
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     result = {}
     for field in fields(kind):
         hint, optional = hints[field.name], False
@@ -150,6 +176,22 @@ def _short(value: object) -> str:
     return repr(value[:80] if isinstance(value, str | bytes | list) else value)[:200]
 
 
+def _nests(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, BaseModel)
+
+
+def _unpack_nested(hint: type[BaseModel], plain: dict[str, Any], where: _Place) -> BaseModel:
+    prefix = f"{where.field}."
+    inner = {k.removeprefix(prefix): plain.pop(k) for k in list(plain) if k.startswith(prefix)}
+    for name, field in hint.model_fields.items():
+        if (key := field.alias or name) not in inner:
+            raise where._replace(position=f".{key}").wrong("missing")
+    try:
+        return parse(hint, inner, prefix)
+    except SettingsError as error:
+        raise where.wrong(str(error)) from None
+
+
 def _check(value: Any, hint: Any, where: _Place) -> None:
     if get_origin(hint) is list:
         if not isinstance(value, list):
@@ -163,11 +205,23 @@ def _check(value: Any, hint: Any, where: _Place) -> None:
 
 
 def _problem(value: Any, hint: Any) -> str:
+    if get_origin(hint) is Annotated:
+        return _problem(value, get_args(hint)[0])
+    if get_origin(hint) is Literal:
+        options = get_args(hint)
+        return "" if value in options else f"is {_short(value)}, must be one of {options}"
     if type(value) is not hint:  # bool is an int to isinstance, but not on the wire
         return f"expected {hint.__name__}, got {type(value).__name__}"
     if hint is float and not math.isfinite(value):
         return f"is {value}, must be finite"
     return ""
+
+
+def _check_bounds(value: Any, hint: Any, where: _Place) -> None:
+    """On arrival alone: a device whose loss has grown beyond all bounds may say so."""
+    for rule in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
+        if isinstance(rule, Between) and not rule.low <= value <= rule.high:
+            raise where.wrong(f"is {value:g}; {rule.low:g} to {rule.high:g} are possible")
 
 
 def _pack_tensors(

@@ -40,10 +40,10 @@ def seeds() -> Iterator[bytes]:
     introduction = enrolment.Up("target", [3, 4], 8, 20, ["cat", "dog"], 5, "digest", "1")
     model, buffers = (_tensors(specs) for specs in (MODEL, BUFFERS))
     for up in (
-        augfl.Up(3, 2, model, [0.5] * NUMBERS, 30, 0.5, 1.0),
-        augfl.Up(1, 0, model, [0.0] * NUMBERS, 1, 0.0, 0.0),
-        fedavg.Up(3, model, buffers, 30, 0.5),
-        fed_lpfm.Up(3, model, buffers, 30, 0.5, 0.1, 1, 0, ""),
+        augfl.Up(3, 30, 0.5, 2, model, [0.5] * NUMBERS, 1.0),
+        augfl.Up(1, 1, 0.0, 0, model, [0.0] * NUMBERS, 0.0),
+        fedavg.Up(3, 30, 0.5, model, buffers),
+        fed_lpfm.Up(3, 30, 0.5, model, buffers, 0.1, 1, 0, ""),
         judgement,
         introduction,
     ):

@@ -15,6 +15,7 @@ from common import enrolment, evaluation
 from common.errors import WireError
 from common.methods import augfl, fed_lpfm, fedavg
 from common.tensors import Tensors
+from server_app.aggregation.expected import Exactly, Vector
 from server_app.rejection import Rejected
 from server_app.replies import Asked, check, read
 from server_app.transport.ordered import UNREADABLE
@@ -22,6 +23,7 @@ from server_app.transport.ordered import UNREADABLE
 CONTRACTS: tuple[type, ...] = (augfl.Up, fedavg.Up, fed_lpfm.Up, evaluation.Up, enrolment.Up)
 MODEL = (("weight", (2, 3), "float32"), ("bias", (2,), "float32"))
 BUFFERS = (("mean", (2,), "float32"), ("count", (), "int64"))
+EXPECTED = {"change": Vector(MODEL), "buffers": Exactly(BUFFERS)}
 
 
 def decode(data: bytes) -> Any:
@@ -44,7 +46,7 @@ def decode(data: bytes) -> Any:
     except UNREADABLE:
         return None
     try:
-        content = check(message, asked, (MODEL, BUFFERS)).content
+        content = check(message, asked, EXPECTED).content
         evaluation.detach(content)
         up = read(contract, content)
     except (Rejected, WireError):

@@ -9,28 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 from typing import Any, Generic, TypeVar
 
-from common.tensors import Spec, Tensors
+from server_app.aggregation.expected import Expected
 from server_app.rejection import Rejected
-from server_app.usual import CAP, WARM_UP, Usual
+from server_app.usual import WARM_UP, Usual
 
 OFFENCES = 3
 """Rejections in a row after which a node is set aside; after a pause, one is enough."""
 
 PAUSE = 10
 """Rounds for which it is."""
-
-RANGES = {
-    "loss": (0.0, CAP),
-    "own_loss": (0.0, CAP),
-    "distillation_loss": (-1e-3, CAP),
-    "curvature": (0.0, CAP),
-    "teachers": (0, 1000),
-    "left_out": (0, 1000),
-}
-"""Numbers by which nothing is multiplied, but which a person reads, or rho rises with."""
 
 MORE = (
     "; if these are its own images, it has lost the list of those that it began the run with: give "
@@ -222,37 +212,24 @@ class Gate:
         self._admitted, self._suspects = state["admitted"], set(state["suspects"])
 
 
-def check_fields(up: Any, expected: Mapping[str, Any]) -> None:
+def check_fields(up: Any, round: int, examples: int, expected: Expected) -> None:
     """Check the fields of a reply that every method has the same way.
 
     Parameters
     ----------
-    expected: exact values that some fields must have; for tensors, their specs; for ``examples``,
-        the number enrolled.
+    round: that was asked for.
+    examples: number of images that the client enrolled with.
+    expected: what its fields of tensors may hold.
 
     Raises
     ------
     Rejected: with the field and the reason.
     """
-    for field in fields(up):
-        name, value = field.name, getattr(up, field.name)
-        if isinstance(value, Tensors):
-            if value.specs != expected[name]:
-                raise Rejected(name, _difference(value.specs, expected[name]))
-        elif name == "examples":
-            if not 0 < value <= expected[name]:
-                advice = MORE if value > expected[name] else ""
-                raise Rejected(name, f"{value}, enrolled with {expected[name]}{advice}")
-        elif name in RANGES:
-            low, high = RANGES[name]
-            if not low <= value <= high:
-                raise Rejected(name, f"is {value:g}; {low:g} to {high:g} are possible")
-        elif name in expected and value != expected[name]:
-            raise Rejected(name, f"is {value!r}, expected {expected[name]!r}")
-
-
-def _difference(got: tuple[Spec, ...], wanted: tuple[Spec, ...]) -> str:
-    for one, other in zip(got, wanted, strict=False):
-        if one != other:
-            return f"has {one[0][:80]} {one[2]} {one[1]}, expected {other[0]} {other[2]} {other[1]}"
-    return f"has {len(got)} tensors, expected {len(wanted)}"
+    for name, pattern in expected.items():
+        if problem := pattern.problem(getattr(up, name).specs):
+            raise Rejected(name, problem)
+    if up.round != round:
+        raise Rejected("round", f"is {up.round!r}, expected {round!r}")
+    if not 0 < up.examples <= examples:
+        advice = MORE if up.examples > examples else ""
+        raise Rejected("examples", f"{up.examples}, enrolled with {examples}{advice}")

@@ -20,6 +20,7 @@ from common import registry
 from common.config import RunSettings, other_sections, read_run_config, read_section
 from common.errors import AugFlowerError, DivergedError, RunError, SettingsError
 from common.modelfile import Card
+from common.task import Task
 from server_app.initial import initial_model
 from server_app.knowledge import KnowledgeSettings, open_knowledge
 from server_app.method import Knowledge, Method, MethodSettings, Setup
@@ -91,7 +92,10 @@ def run(
     place = server.runs / settings.run_name
     begun = settings.resume and (place / META).exists()
     secret = read_secret(place) if begun else new_secret()
-    method: Method = half.Server(options, Setup(initial, buffers, settings.seed, knowledge, secret))
+    data = settings.data
+    task = Task(settings.model, len(public.classes), data.channels, data.image_size)
+    setup = Setup(initial, buffers, settings.seed, task, knowledge, secret)
+    method: Method = half.Server(options, setup)
     meta = {
         "method": settings.method,
         "settings": dict(sorted(config.items())),
@@ -115,7 +119,7 @@ def run(
         settings.data.sources, public.dealt,
     )  # fmt: skip
     rounds = Rounds(
-        grid, settings, method, contract(settings.method), knowledge, plan, folder,
+        grid, settings, method, knowledge, plan, folder,
         _card(settings, options, public, folder), notice, status,
     )  # fmt: skip
     try:

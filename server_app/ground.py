@@ -46,8 +46,10 @@ class Ground:
         """Loss of the first round, nats."""
         return math.nan if self._first is None else self._first
 
-    def excess(self, round: int, loss: float, model: Tensors, buffers: Tensors) -> float:
+    def excess(self, round: int, loss: float, model: Tensors | None, buffers: Tensors) -> float:
         """How many times too high the loss of a model is; the best model is remembered."""
+        if math.isnan(loss):  # no reply that counts has told of one
+            return 0.0
         if self._first is None:
             self._first = loss
         if loss < self._best:
@@ -55,17 +57,16 @@ class Ground:
             self.round, self.vain = round, 0
         return loss / max(self._first, 1.0)
 
-    def best(self, round: int) -> tuple[Tensors, Tensors] | None:
+    def best(self, round: int) -> tuple[Tensors | None, Tensors] | None:
         """Model and buffers that a round began with, if they are the best so far."""
-        if self.model is None or self.buffers is None or self.round != round:
+        if self.buffers is None or self.round != round:
             return None
         return self.model, self.buffers
 
     def state(self) -> tuple[dict[str, Tensors], dict[str, Any]]:
         """All that is needed to go on."""
-        groups = {}
-        if self.model is not None and self.buffers is not None:
-            groups = {"ground": self.model, "ground-buffers": self.buffers}
+        kept = {"ground": self.model, "ground-buffers": self.buffers}
+        groups = {name: tensors for name, tensors in kept.items() if tensors is not None}
         best = self._best if math.isfinite(self._best) else None
         return groups, {
             "best": best,

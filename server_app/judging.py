@@ -39,6 +39,7 @@ def judge(
     """
     nodes.discover()
     rules = settings.evaluation
+    assert method.model is not None
     down = evaluation.Down(method.model, method.buffers, rules.alpha, rules.steps, rules.statistics)
     free, missing = exchange.free(nodes.targets)
     asked = able(round, free, nodes, gate, status)

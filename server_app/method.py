@@ -1,18 +1,26 @@
-"""What every server half is: the shell drives any method through this."""
+"""What every server half is: mathematics over a declared state.
+
+The shell drives any method through ``Method``. It adds up the replies, keeps the rest of each,
+decides whether a round counts, writes checkpoints and takes them up again; a method says what it
+sends, what may come, and how the state moves.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Protocol
 
 import torch
 
 from common.config import Settings
+from common.task import Task
 from common.tensors import Tensors
-
-State = tuple[dict[str, Tensors], dict[str, Any]]
-"""Named tensors and JSON-able notes: all that a method needs to go on bit for bit."""
+from server_app.aggregation.expected import Expected
+from server_app.aggregation.replies import EMPTY, Replies
+from server_app.ground import LOST
+from server_app.saved import Saved
+from server_app.seeds import seed_for
 
 
 class Knowledge(Protocol):
@@ -41,82 +49,34 @@ class Setup:
 
     Attributes
     ----------
-    model: initial parameters theta^0, shape (d,).
-    buffers: initial BatchNorm statistics and the like; may be empty.
+    model: initial parameters theta^0 of the run's network, shape (d,).
+    buffers: its initial BatchNorm statistics and the like; may be empty.
     seed: the run's.
+    task: what must be known to build another network for it.
     knowledge: R_h, where the method uses one.
     secret: of the run, for what devices must not foresee; never part of a message.
     """
 
     model: Tensors
-    buffers: Tensors = field(default_factory=lambda: Tensors((), {}))
+    buffers: Tensors = EMPTY
     seed: int = 0
+    task: Task | None = None
     knowledge: Knowledge | None = None
     secret: bytes = field(default=b"", repr=False)
 
 
-class Method(Protocol):
-    """A server half: ``Server`` in ``server_app/methods/<m>.py``, built as Server(settings, setup).
+@dataclass(frozen=True)
+class Source:
+    """What the server knows of a client that trains.
 
-    A round is ``broadcast`` for each node asked; for each reply, in a fixed order of nodes,
-    ``offer``, and ``absorb`` if it is admitted; and then one of ``step``, ``discard`` and
-    ``go_back``.
+    Attributes
+    ----------
+    examples: images that it may train on.
+    architecture: of the model that it keeps for itself, in methods that have one.
     """
 
-    model: Tensors
-    buffers: Tensors
-
-    @property
-    def loss(self) -> float:
-        """Of the model, as told by the replies taken in since the last step; NaN without any."""
-
-    @property
-    def lost(self) -> float:
-        """Times the loss of the first round at which the run goes back to its best model."""
-
-    def enrol(self, node: int, examples: int) -> None:
-        """A source node has introduced itself, or has done so again."""
-
-    def leave(self, nodes: Sequence[int]) -> None:
-        """Source nodes are gone for long; a reply of one that is back may still come."""
-
-    def broadcast(self, round: int, node: int) -> Any:
-        """This round's Down for one node."""
-
-    def offer(self, node: int, up: Any) -> dict[str, float]:
-        """Look at a reply that may be bad; gives sizes by field, to compare with what is usual.
-
-        Raises
-        ------
-        Rejected: the method cannot use it.
-        """
-
-    def absorb(self, node: int, up: Any) -> None:
-        """Take in one admitted reply; nothing is final before ``step``."""
-
-    def step(self, round: int) -> dict[str, float]:
-        """The global update; returns what is worth recording."""
-
-    def discard(self) -> None:
-        """Forget the replies of a round that is void."""
-
-    def go_back(self, model: Tensors, buffers: Tensors, blamed: bool) -> bool:
-        """Forget the replies of this round and return to an earlier model.
-
-        Parameters
-        ----------
-        blamed: whether the nodes that may have spoiled the model since are set aside.
-
-        Returns
-        -------
-        Whether the method goes on more carefully, so that it may now succeed by itself.
-        """
-
-    def state(self) -> State:
-        """All that is needed to go on, without the knowledge's own state."""
-
-    def load_state(self, state: State) -> None:
-        """Take up what ``state`` gave."""
+    examples: int
+    architecture: str = ""
 
 
 class MethodSettings(Settings):
@@ -131,3 +91,110 @@ class MethodSettings(Settings):
     def adaptation_rate(self) -> float | None:
         """Rate of the adaptation that the method trains its model for; None if for none."""
         return None
+
+
+class Method:
+    """Base of a server half: ``Server`` in ``server_app/methods/<m>.py``.
+
+    A round is ``begin``; ``broadcast`` for each client asked; for each reply ``expects``, and
+    ``check`` if it fits; and then ``step``, unless too few replies were accepted, or ``go_back``,
+    if the model is lost. Nothing else may change what is declared ``Saved``, but for ``enrol`` and
+    ``leave``.
+
+    Attributes
+    ----------
+    down, up: the contract, by which clients are asked and answer; None if no client trains.
+    personal: whether a client uses another model than the global one; its half then says which.
+    collects: fields of tensors that ``step`` needs one by one, not as a sum.
+    model, buffers: the global model; None where models are the clients' own.
+    sources: client -> what is known of it.
+    """
+
+    down: ClassVar[type | None] = None
+    up: ClassVar[type | None] = None
+    personal: ClassVar[bool] = False
+    collects: ClassVar[frozenset[str]] = frozenset()
+
+    model: Saved[Tensors | None]
+    buffers: Saved[Tensors]
+
+    def __init__(self, settings: Any, setup: Setup) -> None:
+        self.settings = settings
+        self.setup = setup
+        self.model = setup.model
+        self.buffers = setup.buffers
+        self.sources: dict[int, Source] = {}
+
+    def enrol(self, client: int, source: Source) -> None:
+        """A client that trains has introduced itself, or has done so again."""
+        self.sources[client] = source
+
+    def leave(self, clients: Sequence[int]) -> None:
+        """Clients are gone for long; a reply of one that is back may still come."""
+
+    def go_back(self, model: Tensors | None, buffers: Tensors, blamed: bool) -> bool:
+        """Return to an earlier model.
+
+        Parameters
+        ----------
+        blamed: whether the clients that may have spoiled the model since are set aside.
+
+        Returns
+        -------
+        Whether the method goes on more carefully, so that it may now succeed by itself.
+        """
+        self.model, self.buffers = model, buffers
+        return False
+
+    @property
+    def lost(self) -> float:
+        """Times the loss of the first round at which the run goes back to its best model."""
+        return LOST
+
+    def begin(self, round: int, clients: Sequence[int]) -> None:
+        """These clients are about to be asked."""
+
+    def broadcast(self, round: int, client: int, **more: Any) -> Any:
+        """This round's ``Down`` for one client: by name from ``more``, model and settings."""
+        assert self.down is not None
+        known = {
+            **{name: getattr(self.settings, name) for name in type(self.settings).model_fields},
+            "round": round,
+            "seed": seed_for(self.setup.seed, round, client),
+            "model": self.model,
+            "buffers": self.buffers,
+            **more,
+        }
+        return self.down(**{f.name: known[f.name] for f in fields(self.down)})
+
+    def expects(self, client: int) -> Expected:
+        """What each field of tensors of a reply may hold."""
+        return {}
+
+    def weight(self, client: int, up: Any) -> float:
+        """What a reply counts for in means."""
+        return float(up.examples)
+
+    def factor(self, client: int, up: Any) -> float:
+        """What the tensors of a reply count for in sums."""
+        return self.weight(client, up)
+
+    def check(self, client: int, up: Any, sizes: dict[str, float]) -> dict[str, float]:
+        """Look at a reply that may be bad; gives sizes to compare with what is usual.
+
+        Parameters
+        ----------
+        sizes: of its fields of tensors, as ``Replies.offer`` gives them.
+
+        Raises
+        ------
+        Rejected: the method cannot use it.
+        """
+        return sizes
+
+    def step(self, round: int, replies: Replies) -> dict[str, float]:
+        """The global update; returns what is worth recording beside the mean loss."""
+        raise NotImplementedError
+
+
+__all__ = ["Knowledge", "Method", "MethodSettings", "Replies", "Saved", "Setup", "Source"]

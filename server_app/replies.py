@@ -6,21 +6,21 @@ Flower hands over what the sender wrote, metadata included, and checks nothing o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from common.errors import WireError
-from common.tensors import Spec
 from common.wire import DTYPES, unpack
+from server_app.aggregation.expected import Expected
+from server_app.aggregation.expected import size as tensors_size
 from server_app.rejection import Rejected
 from server_app.transport.ordered import Unreadable
 
 Contract = TypeVar("Contract")
 
+NOTHING: Expected = {}
 PLAIN = 2**20
 """Bytes, at most, of all fields that are no tensors."""
 
@@ -47,13 +47,13 @@ class Asked:
 
 
 def check(
-    reply: Message | Unreadable | None, asked: Asked, tensors: Iterable[tuple[Spec, ...]] = ()
+    reply: Message | Unreadable | None, asked: Asked, expected: Expected = NOTHING
 ) -> Message:
     """A reply of which all is right that is around its content: origin, what it answers, size.
 
     Parameters
     ----------
-    tensors: specs of the tensors that may come with it; they bound its size.
+    expected: the tensors that may come with it; they bound its size.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def check(
             raise Rejected(field, f"is {str(got)[:80]!r}, expected {wanted!r}")
     if not math.isfinite(metadata.created_at):
         raise Rejected("created-at", f"is {metadata.created_at}")
-    _check_size(reply.content, PLAIN + sum(map(_size, tensors)))
+    _check_size(reply.content, PLAIN + sum(tensors_size(p.largest) for p in expected.values()))
     return reply
 
 
@@ -114,8 +114,3 @@ def _bytes(value: Any) -> int:
     if isinstance(value, Array):
         return len(value.data) + len(value.dtype) + len(value.stype) + 8 * len(value.shape)
     return 8
-
-
-def _size(specs: tuple[Spec, ...]) -> int:
-    widths = {dtype: np.dtype(dtype).itemsize for _, _, dtype in specs}
-    return sum(math.prod(shape) * widths[dtype] + len(name) + 64 for name, shape, dtype in specs)

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 from flwr.serverapp import Grid
@@ -16,6 +15,7 @@ from common.errors import AugFlowerError, DivergedError, RunError
 from common.modelfile import Card, save_model
 from common.tensors import Tensors
 from server_app.admission import Gate
+from server_app.aggregation.replies import Replies
 from server_app.exchange import Exchange
 from server_app.judging import judge
 from server_app.losses import told
@@ -26,6 +26,7 @@ from server_app.runs import verdict, words
 from server_app.runs.folder import RunFolder
 from server_app.runs.record import read_run
 from server_app.runs.report import write_report
+from server_app.saved import load, save
 from server_app.status import Status
 from server_app.stopwatch import Stopwatch
 from server_app.training import Training
@@ -49,7 +50,6 @@ class Rounds:
         grid: Grid,
         settings: RunSettings,
         method: Method,
-        contract: ModuleType | None,
         knowledge: Knowledge | None,
         plan: Plan,
         folder: RunFolder,
@@ -68,9 +68,9 @@ class Rounds:
         self._nodes = Nodes(grid, plan, notice, status, settings.round.wait)
         self._exchange = Exchange(grid, self._nodes, settings.round, status, notice)
         self._training: Training | None = None
-        if contract is not None:
+        if method.down is not None:
             self._training = Training(
-                settings, method, contract, self._nodes, self._exchange, self._gate, status, notice
+                settings, method, self._nodes, self._exchange, self._gate, status, notice
             )
         self.current = 0
         self._page_pace = Pace(PAGE_SHARE)
@@ -122,7 +122,7 @@ class Rounds:
         """Take up a checkpoint."""
         if self._training is not None:
             self._training.load_state(groups, notes["training"])
-        self._method.load_state((groups, notes["method"]))
+        load(self._method, (groups, notes["method"]))
         if self._knowledge is not None:
             self._knowledge.load_state(notes["knowledge"])
         self._gate.load_state(notes["gate"])
@@ -152,7 +152,7 @@ class Rounds:
             line |= self._training.run(round, watch)
         elif round > 0:
             with watch.phase("update"):
-                line["method"] = self._method.step(round)
+                line["method"] = self._method.step(round, Replies(self._method))
         self._diverged(round)
         if round == 0 or self._settings.evaluates(round):
             with watch.phase("evaluate"):
@@ -174,7 +174,8 @@ class Rounds:
             self._status.phase(round, phase)
 
     def _diverged(self, round: int) -> None:
-        if not math.isfinite(float(abs(self._method.model.vector).sum())):
+        vectors = [v for group in save(self._method)[0].values() for v in group.vectors.values()]
+        if not all(math.isfinite(float(abs(v).sum())) for v in vectors if v.dtype.kind == "f"):
             raise DivergedError(
                 f"round {round}: the model is no longer finite; the checkpoint of round "
                 f"{round - 1} is kept. Raise rho or lower lambda or the learning rate"
@@ -190,7 +191,7 @@ class Rounds:
             self._folder.update(nodes=self._folder.meta.get("nodes", {}) | names)
         line = {"round": round, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **line}
         with watch.phase("checkpoint"):
-            groups, notes = self._method.state()
+            groups, notes = save(self._method)
             own, seen = training.state() if training else ({}, {})
             everything = {
                 "method": notes,
@@ -212,9 +213,10 @@ class Rounds:
             self._notice(text)
         self._notice(summary(round, self._settings.rounds, line))
 
-    def _save_model(self, name: str, model: Tensors, buffers: Tensors) -> None:
-        path = self._folder.path / "models" / f"{name}.safetensors"
-        save_model(path, model, buffers, self._card)
+    def _save_model(self, name: str, model: Tensors | None, buffers: Tensors) -> None:
+        if model is not None:  # else models are the clients' own
+            path = self._folder.path / "models" / f"{name}.safetensors"
+            save_model(path, model, buffers, self._card)
 
 
 def plain(text: str) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from common.errors import DivergedError, RunError
 from common.tensors import Tensors
 from server_app.admission import PAUSE, Gate
+from server_app.aggregation.replies import Replies
 from server_app.ground import Ground
-from server_app.method import Method, State
+from server_app.method import Method
+from server_app.saved import State
 
 MAX_VOID = 5
 """Void rounds in a row after which a run gives up."""
@@ -59,13 +62,14 @@ class Safeguard:
         self.ground = Ground()
 
     def close(
-        self, round: int, asked: int, replies: int, rejected: Sequence[Mapping[str, str]]
+        self, round: int, asked: int, replies: Replies, rejected: Sequence[Mapping[str, str]]
     ) -> tuple[dict[str, float], Back | None]:
         """What is worth recording of a round, and whether the run went back in it.
 
         Parameters
         ----------
-        asked, replies: nodes that were asked to train, and those whose replies were admitted.
+        asked: number of clients that were asked to train.
+        replies: those that were admitted.
         rejected: entries on replies to train.
 
         Raises
@@ -73,22 +77,21 @@ class Safeguard:
         RunError: too many rounds in a row were void; a DivergedError if the model is why, or is
             lost again and again.
         """
-        method, ground = self._method, self.ground
+        method, ground, count = self._method, self.ground, len(replies)
         grown = [entry for entry in rejected if entry["field"] in GROWN]
-        doubt = len(grown) > replies and (len(grown) >= PROOF or self._void > 0)
-        if doubt or replies < max(1, self._quorum * asked):
+        doubt = len(grown) > count and (len(grown) >= PROOF or self._void > 0)
+        if doubt or count < max(1, self._quorum * asked):
             self._void += 1
-            self._notice(f"round {round}: void, {replies} of {asked} replies are under the quorum")
+            self._notice(f"round {round}: void, {count} of {asked} replies are under the quorum")
             self._give_up(grown, asked)
             if doubt:
                 self._gate.forgive(round, [int(entry["node"]) for entry in grown])
-                reason = f"{len(grown)} of {len(grown) + replies} replies are far from usual"
+                reason = f"{len(grown)} of {len(grown) + count} replies are far from usual"
                 return self._doubt(round, reason)
             self._gate.end_round()
-            method.discard()
             return {}, None
         self._void = 0
-        loss = method.loss
+        loss = replies.loss
         excess = ground.excess(round, loss, method.model, method.buffers)
         if ground.round == round:
             self._gate.trust()
@@ -99,15 +102,15 @@ class Safeguard:
             return {"loss": loss} | metrics, back
         self._gate.end_round()
         ground.there = False
-        return method.step(round), None
+        metrics = method.step(round, replies)
+        return metrics if math.isnan(loss) else {"loss": loss} | metrics, None
 
     def _doubt(self, round: int, reason: str) -> tuple[dict[str, float], Back | None]:
         """The model is at fault; if it is the best one, what was usual is."""
         self._gate.drop_round()
         ground = self.ground
-        if ground.model is None or ground.buffers is None or ground.there:
+        if ground.buffers is None or ground.there:
             self._gate.forget()
-            self._method.discard()
             return {}, None
         nodes = self._gate.blame(round)
         careful = self._method.go_back(ground.model, ground.buffers, bool(nodes))

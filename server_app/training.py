@@ -6,34 +6,35 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from flwr.app import Message
 
 from common import evaluation
 from common.config import RunSettings
-from common.errors import FleetError, WireError
+from common.errors import FleetError, RunError, WireError
 from common.tensors import Tensors
-from common.wire import size
+from common.wire import size, tensor_fields
 from server_app.able import able
 from server_app.absence import Absence
 from server_app.admission import Candidate, Gate, check_fields
+from server_app.aggregation.replies import Offer, Replies
 from server_app.exchange import Answer, Exchange
 from server_app.judging import combine, entries
-from server_app.method import Method, State
+from server_app.method import Method, Source
 from server_app.nodes import Nodes
 from server_app.rejection import Rejected, printable
 from server_app.replies import Asked, check, read
 from server_app.safeguard import Safeguard
+from server_app.saved import State
 from server_app.seeds import seed_for
 from server_app.status import Status
 from server_app.stopwatch import Stopwatch
 
 Notice = Callable[[str], None]
 
-Reply = tuple[Any, list[dict[str, Any]]]
-"""What a device has sent: its Up, and the judgement that came with it."""
+Reply = tuple[Offer, list[dict[str, Any]]]
+"""What a device has sent: its ``Up``, and the judgement that came with it."""
 
 
 class Held(NamedTuple):
@@ -57,7 +58,6 @@ class Training:
         self,
         settings: RunSettings,
         method: Method,
-        contract: ModuleType,
         nodes: Nodes,
         exchange: Exchange,
         gate: Gate,
@@ -66,7 +66,6 @@ class Training:
     ) -> None:
         self._settings = settings
         self._method = method
-        self._contract = contract
         self._nodes = nodes
         self._exchange = exchange
         self._gate = gate
@@ -79,7 +78,7 @@ class Training:
 
     def enrol(self, seat: int, examples: int) -> None:
         """Tell the method of a source."""
-        self._method.enrol(seat, examples)
+        self._method.enrol(seat, Source(examples))
         self.enrolled[seat] = examples
 
     def run(self, round: int, watch: Stopwatch) -> dict[str, Any]:
@@ -94,6 +93,8 @@ class Training:
         with watch.phase("waiting"):
             asked, free, missing = self._participants(round)
         with watch.phase("broadcast"):
+            self._method.begin(round, asked)
+            self._check_contract(asked[0])
             begun = time.time()
             answers = self._exchange.ask(
                 round,
@@ -101,6 +102,7 @@ class Training:
                 asked,
                 lambda seat: self._method.broadcast(round, seat),
             )
+        self._replies = Replies(self._method)
         rejected: list[dict[str, str]] = []
         clients: list[dict[str, Any]] = []
         judged: list[dict[str, Any]] = []
@@ -125,7 +127,7 @@ class Training:
                             replied.add(one.answer.seat)
                     held.clear()
         with watch.phase("update"):
-            metrics, back = self.safeguard.close(round, len(asked), len(clients), rejected)
+            metrics, back = self.safeguard.close(round, len(asked), self._replies, rejected)
             silent = (self.enrolled.keys() - free) | (set(asked) - replied)
             if left := self._absence.note(sorted(silent), replied):
                 self._method.leave(left)
@@ -142,6 +144,21 @@ class Training:
             **({"went_back": back} if back else {}),
         }
         return line | ({"evaluation_sources": combine(judged)} if judged else {})
+
+    def _check_contract(self, client: int) -> None:
+        """What a reply may hold must be said before anything is sent.
+
+        Raises
+        ------
+        RunError: the method says nothing of a field of tensors.
+        """
+        assert self._method.up is not None
+        known = self._method.expects(client).keys()
+        if unknown := sorted(tensor_fields(self._method.up) - known):
+            raise RunError(
+                f"method {self._settings.method}: {', '.join(unknown)} of its Up is not in what "
+                "its server half expects; name the tensors that may come there"
+            )
 
     def _participants(self, round: int) -> tuple[list[int], list[int], list[dict[str, str]]]:
         """The seats of this round, a share drawn anew each time; all that could be asked; and
@@ -192,11 +209,12 @@ class Training:
         """Let the method have a reply, if its sizes are usual; its entry for the record."""
         answer = held.answer
         try:
-            up, own = self._gate.decide(round, held.candidate)
+            offer, own = self._gate.decide(round, held.candidate)
         except Rejected as refusal:
             self._reject(answer, refusal, rejected)
             return None
-        self._method.absorb(answer.seat, up)
+        self._replies.accept(offer)
+        up = offer.up
         judged += own
         # What a device had to do without, and why.
         without = printable(getattr(up, "without", ""), 80)
@@ -213,25 +231,18 @@ class Training:
         self._status.node(answer.node, "rejected", reason=str(refusal))
         rejected.append(refusal.entry(answer.node, "training"))
 
-    def _examine(
-        self, round: int, answer: Answer
-    ) -> tuple[tuple[Any, list[dict[str, Any]]], dict[str, float]]:
+    def _examine(self, round: int, answer: Answer) -> tuple[Reply, dict[str, float]]:
         """The reply, and the judgement that came with it; and sizes for the gate.
 
         Raises
         ------
         Rejected: something is wrong with it.
         """
-        model, buffers = self._method.model.specs, self._method.buffers.specs
-        expected = {
-            "round": round,
-            "examples": self.enrolled[answer.seat],
-            "increment": model,
-            "change": model,
-            "buffers": buffers,
-        }
+        method, client = self._method, answer.seat
+        assert method.up is not None
+        expected = method.expects(client)
         asked = Asked(answer.node, answer.message_id, self._exchange.run_id, self._kind)
-        reply = check(answer.reply, asked, (model, buffers))
+        reply = check(answer.reply, asked, expected)
         try:
             own = evaluation.detach(reply.content)
         except WireError as error:
@@ -239,9 +250,10 @@ class Training:
         own_entries = entries(answer.node, own, self._nodes.enrolled[answer.node]) if own else []
         if own and not (self._settings.evaluation.sources and self._settings.evaluates(round)):
             raise Rejected("evaluation", "nobody asked for it")
-        up = read(self._contract.Up, reply.content)
-        check_fields(up, expected)
-        return (up, own_entries), self._method.offer(answer.seat, up)
+        up: Any = read(method.up, reply.content)
+        check_fields(up, round, self.enrolled[client], expected)
+        offer = self._replies.offer(client, up)
+        return (offer, own_entries), offer.judged
 
     def state(self) -> State:
         """All that is needed to go on."""

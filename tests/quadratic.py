@@ -8,6 +8,7 @@ is affine: G_i(theta) = M_i Q_i (M_i theta + alpha S_i a_i - b_i), M_i = I - alp
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,9 @@ from torch import Tensor
 
 from client_app.memory import Memory
 from common.tensors import Tensors
+from server_app.aggregation.replies import Replies
+from server_app.method import Source
+from server_app.rejection import Rejected
 
 
 class DictMemory(Memory):
@@ -47,11 +51,12 @@ class QuadraticDevice:
         )
         self.client = half
         self.model = SimpleNamespace(
-            module=SimpleNamespace(train=lambda *_: None),
-            buffers=Tensors((), {}),
-            load_buffers=lambda _: None,
+            module=SimpleNamespace(train=lambda *_: None), buffers=Tensors((), {})
         )
         self.memory = DictMemory()
+
+    def start(self, buffers: Tensors) -> None:
+        """Nothing to make ready."""
 
     @property
     def images(self) -> tuple[Tensor, Tensor]:
@@ -82,8 +87,9 @@ class QuadraticKnowledge:
         self.R, self.c = strength * _spd(rng, d), rng.normal(size=d)
 
     def gradient(self, vector: Tensor) -> tuple[Tensor, dict[str, float]]:
-        slope = self.R @ (vector.double().numpy() - self.c)
-        return torch.from_numpy(slope).float(), {"distance": 0.0}
+        off = vector.double().numpy() - self.c
+        value = float(0.5 * off @ self.R @ off)
+        return torch.from_numpy(self.R @ off).float(), {"distance": value, "loss": value}
 
     def curvature(self, vector: Tensor, gradient: Tensor) -> float:
         g = gradient.double().numpy()
@@ -117,12 +123,32 @@ def play(
     """Rounds without a wire; ``lost(round, node)`` drops a reply after it was computed."""
     metrics = []
     for round in rounds:
+        replies = Replies(server)
         for node in asked(round) if asked else range(len(devices)):
             up = train(server.broadcast(round, node), devices[node])
             if not lost(round, node):
-                server.absorb(node, up)
-        metrics.append(server.step(round))
+                with suppress(Rejected):  # as the gate does when a run diverges
+                    take(replies, node, up)
+        metrics.append(step(server, round, replies))
     return metrics
+
+
+def take(replies: Replies, client: int, up: Any) -> dict[str, float]:
+    """Let a reply count, as the shell does; gives its sizes."""
+    offer = replies.offer(client, up)
+    replies.accept(offer)
+    return offer.judged
+
+
+def step(server: Any, round: int, replies: Replies) -> dict[str, float]:
+    """The global update, as the shell makes it."""
+    return {"loss": replies.loss} | server.step(round, replies)
+
+
+def enrol(server: Any, devices: list[QuadraticDevice]) -> None:
+    """Introduce all devices."""
+    for client, device in enumerate(devices):
+        server.enrol(client, Source(device.examples))
 
 
 def _spd(rng: np.random.Generator, d: int) -> np.ndarray:

@@ -17,11 +17,13 @@ from common.sketch import sketch
 from common.tensors import Tensors
 from deploy.run_config import default_config
 from deploy.simulate import node_configs, simulate
-from server_app.method import Setup
+from server_app.aggregation.replies import Replies
+from server_app.method import Setup, Source
 from server_app.methods.augfl import Server, Settings
 from server_app.settings import ServerSettings
 from server_app.transport.in_process import FIRST_NODE, InProcessGrid
 from tests.blind_drift import Drifter, blind
+from tests.quadratic import take
 
 DATA = DataSettings(sources=10, targets=14)
 CONFIG = {
@@ -75,14 +77,14 @@ def test_what_the_gate_sees_is_where_the_drift_has_gone(tmp_path: Path):
         server = Server(
             Settings.model_validate({"lambda": 0.0}), Setup(start, secret=b"%d" % secret)
         )
-        server.enrol(0, 10)
+        server.enrol(0, Source(10))
         drift = start.with_vector((step * blind(size)).astype(np.float32))
         for round in range(1, rounds + 1):
             known = server.broadcast(round, 0)
-            up = Up(round, known.acknowledged, drift, known.dual, 10, 1.0, 1.0, 0.0)
-            seen = server.offer(0, up)["increment"]
-            server.absorb(0, up)
-            server.step(round)
+            up = Up(round, 10, 1.0, known.acknowledged, drift, known.dual, 0.0)
+            replies = Replies(server)
+            seen = take(replies, 0, up)["increment"]
+            server.step(round, replies)
         assert rounds * step / 4 < seen < 2 * rounds * step
 
 

@@ -14,8 +14,10 @@ from flwr.app import Array, ArrayRecord, Message
 
 from client_app.methods import fedavg
 from common.errors import DivergedError, RunError
+from common.methods.fedavg import Up
 from common.tensors import Tensors
 from server_app.admission import PAUSE, Gate
+from server_app.aggregation.replies import Offer, Replies
 from server_app.ground import LOST
 from server_app.rejection import Rejected
 from server_app.safeguard import MAX_VAIN, MAX_VOID, Safeguard
@@ -32,16 +34,13 @@ class Method:
     """A model that is one number, and a loss that a test sets."""
 
     def __init__(self, careful: bool = False) -> None:
-        self.model, self.buffers = number(0), NONE
-        self.loss, self.lost = 1.0, LOST
+        self.model, self.buffers, self.collects = number(0), NONE, frozenset[str]()
+        self.loss, self.lost = 1.0, LOST  # the loss is that of all replies
         self.careful, self.blamed = careful, list[bool]()
 
-    def step(self, round: int) -> dict[str, float]:
+    def step(self, round: int, replies: Replies) -> dict[str, float]:
         self.model = number(round)
-        return {"loss": self.loss}
-
-    def discard(self) -> None:
-        pass
+        return {}
 
     def go_back(self, model: Tensors, buffers: Tensors, blamed: bool) -> bool:
         self.model = model
@@ -51,6 +50,14 @@ class Method:
 
 def number(value: float) -> Tensors:
     return Tensors.pack({"w": np.full(1, value, np.float32)})
+
+
+def replies(method: Method, count: int) -> Replies:
+    """As many as that, each with the loss that the test has set."""
+    found = Replies(method)  # type: ignore[arg-type]
+    for client in range(count):
+        found.accept(Offer(client, Up(1, 1, method.loss, NONE, NONE), 1.0, 1.0, {}, {}, {}))
+    return found
 
 
 def make(careful: bool = False) -> tuple[Safeguard, Method, Gate, list[str]]:
@@ -69,8 +76,8 @@ def test_most_rejected_is_the_fault_of_the_model():
     guard, method, gate, said = make()
     for round, loss in enumerate((2.0, 1.0, 1.5), 1):
         method.loss = loss
-        guard.close(round, 4, 4, [])
-    metrics, back = guard.close(4, 4, 1, rejected(gate, 4, range(3)))
+        guard.close(round, 4, replies(method, 4), [])
+    metrics, back = guard.close(4, 4, replies(method, 1), rejected(gate, 4, range(3)))
     assert metrics == {"fell_back": 1.0}
     assert back is not None
     assert (back["round"], back["nodes"]) == (2, [])
@@ -84,21 +91,26 @@ def test_most_rejected_is_the_fault_of_the_model():
 
 def test_a_minority_and_two_alone_prove_nothing():
     guard, method, gate, _ = make()
-    guard.close(1, 5, 5, [])
-    assert guard.close(2, 5, 3, rejected(gate, 2, range(2))) == ({"loss": 1.0}, None)
-    assert guard.close(3, 2, 0, rejected(gate, 3, range(2)))[1] is None
-    assert guard.close(4, 2, 0, rejected(gate, 4, range(2)))[1] is not None, "but twice they do"
+    guard.close(1, 5, replies(method, 5), [])
+    assert guard.close(2, 5, replies(method, 3), rejected(gate, 2, range(2))) == (
+        {"loss": 1.0},
+        None,
+    )
+    assert guard.close(3, 2, replies(method, 0), rejected(gate, 3, range(2)))[1] is None
+    assert guard.close(4, 2, replies(method, 0), rejected(gate, 4, range(2)))[1] is not None, (
+        "but twice they do"
+    )
     assert method.blamed == [False]
 
 
 def test_at_the_best_model_it_is_what_was_usual_that_is_at_fault():
-    guard, _, gate, _ = make()
+    guard, method, gate, _ = make()
     for node in range(20):
         gate.admit(1, node, lambda: (None, {"change": 1.0}))
-    guard.close(1, 20, 20, [])
-    guard.close(2, 4, 0, rejected(gate, 2, range(4)))
+    guard.close(1, 20, replies(method, 20), [])
+    guard.close(2, 4, replies(method, 0), rejected(gate, 2, range(4)))
     assert gate.wanted == 1
-    assert guard.close(3, 4, 0, rejected(gate, 3, range(4))) == ({}, None)
+    assert guard.close(3, 4, replies(method, 0), rejected(gate, 3, range(4))) == ({}, None)
     assert gate.wanted == 20
 
 
@@ -106,12 +118,12 @@ def test_a_loss_out_of_all_bounds_goes_back_and_who_was_unusual_is_set_aside():
     guard, method, gate, said = make()
     for node in range(20):
         gate.admit(1, node, lambda: (None, {"change": 1.0}))
-    guard.close(1, 20, 20, [])
+    guard.close(1, 20, replies(method, 20), [])
     gate.admit(2, 7, lambda: (None, {"change": 6.0}))
     method.loss = 1.2
-    guard.close(2, 20, 20, [])
+    guard.close(2, 20, replies(method, 20), [])
     method.loss = 1e3
-    metrics, back = guard.close(3, 20, 20, [])
+    metrics, back = guard.close(3, 20, replies(method, 20), [])
     assert metrics == {"loss": 1e3, "fell_back": 1.0}
     assert back == {"round": 1, "reason": "the loss is 1e+03, 1 at first", "nodes": ["7"]}
     assert "7, unusual since then, set aside for 10 rounds" in said[-1]
@@ -123,7 +135,7 @@ def lose(guard: Safeguard, method: Method, times: int) -> None:
     for turn in range(times):
         for loss in (1.0, 1e3):
             method.loss = loss
-            guard.close(2 * turn + 1 + (loss > 1), 4, 4, [])
+            guard.close(2 * turn + 1 + (loss > 1), 4, replies(method, 4), [])
 
 
 def test_a_method_that_cannot_help_itself_gives_up():
@@ -136,11 +148,11 @@ def test_a_method_that_cannot_help_itself_gives_up():
 
 
 def test_void_rounds_end_a_run():
-    guard, _, _, _ = make()
+    guard, method, _, _ = make()
     for round in range(1, MAX_VOID):
-        assert guard.close(round, 4, 1, []) == ({}, None)
+        assert guard.close(round, 4, replies(method, 1), []) == ({}, None)
     with pytest.raises(RunError, match="5 rounds in a row had fewer replies"):
-        guard.close(MAX_VOID, 4, 1, [])
+        guard.close(MAX_VOID, 4, replies(method, 1), [])
 
 
 def test_goes_on_from_its_state():
@@ -194,7 +206,7 @@ def test_fedavg_finds_back_from_what_the_gate_lets_pass(small_run: Run, monkeypa
 
     monkeypatch.setattr(fedavg, "train", spoiled)
     said: list[str] = []
-    config = {**SMALL, "rounds": 8, "fedavg.lr": 0.1}
+    config = {**SMALL, "rounds": 8, "fedavg.sgd.lr": 0.1}
     record = lines(small_run("fedavg", config, notice=said.append))
     back = [line for line in record if "went_back" in line]
     assert [(line["round"], line["went_back"]["round"]) for line in back] == [(3, 2)]

@@ -26,7 +26,7 @@ SETTINGS = {
 METHODS: dict[str, dict[str, Any]] = {
     # Adaptive rho is careful, and two hundred rounds are then too few for the accuracy to settle.
     "augfl": {"augfl.lambda": 0.0, "augfl.adaptive-rho": False},
-    "fedavg": {"fedavg.lr": 0.2},
+    "fedavg": {"fedavg.sgd.lr": 0.2},
 }
 SHARE = 0.3
 

@@ -20,7 +20,7 @@ from common.tensors import Tensors
 from common.wire import DTYPES, STORAGE, pack, unpack
 
 MODEL = Tensors.pack({"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float32)})
-HONEST = Up(3, 2, MODEL, [0.0] * NUMBERS, 30, 0.5, 1.0)
+HONEST = Up(3, 30, 0.5, 2, MODEL, [0.0] * NUMBERS, 1.0)
 
 
 def decode(record: RecordDict) -> Up | None:
@@ -143,7 +143,7 @@ def test_a_declared_size_allocates_nothing(shape: str, claimed: tuple[int, ...])
 def test_a_large_reply_is_not_copied():
     size = 2**22
     model = Tensors.pack({"a": np.ones(size, np.float32)})
-    record = pack(Up(3, 2, model, [0.0] * NUMBERS, 30, 0.5, 1.0))
+    record = pack(Up(3, 30, 0.5, 2, model, [0.0] * NUMBERS, 1.0))
     tracemalloc.start()
     try:
         assert decode(record) is not None

@@ -48,7 +48,7 @@ def train(down: Down, device: Device) -> Up:
         base=base,
         increment=down.model.with_vector(increment.numpy()),
         dual=sketch(dual.numpy()).tolist(),
-        examples=len(data.support_labels) + len(data.query_labels),
+        examples=device.examples,
         loss=meta.loss,
         curvature=meta.curvature,
     )

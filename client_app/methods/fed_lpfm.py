@@ -23,8 +23,8 @@ from client_app.device import Device
 from client_app.sgd import local_sgd
 from client_app.teachers.answers import Answers
 from client_app.teachers.room import NoRoom
-from common.errors import ModelError, WireError
-from common.methods.fed_lpfm import Down, Up
+from common.errors import ModelError
+from common.methods.fed_lpfm import Down, Up, Without
 from common.models import features_and_logits
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,7 @@ def train(down: Down, device: Device) -> Up:
     images, labels = device.images
     answers, without = _ask(device, embeddings=down.loss == "features")
     theta = torch.tensor(down.model.vector)
-    device.model.load_buffers(down.buffers)
-    device.model.module.train()
+    device.start(down.buffers)
     dice = Generator().manual_seed(down.seed)
     distilled, seen = 0.0, 0
 
@@ -70,15 +69,13 @@ def train(down: Down, device: Device) -> Up:
         device.model.load(vector)
         slope, _ = device.model.gradient(loss)
         distilled, seen = distilled + terms[1] * len(rows), seen + len(rows)
-        return slope.add_(vector, alpha=down.weight_decay), terms[0]
+        return slope, terms[0]
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(down.seed)  # of dropout
         vector, loss = local_sgd(
-            theta, (images, torch.arange(len(labels))), gradient,
-            lr=down.lr, momentum=down.momentum, epochs=down.epochs,
-            batch_size=down.batch_size, seed=down.seed,
-        )  # fmt: skip
+            theta, (images, torch.arange(len(labels))), gradient, down.sgd, down.seed
+        )
     return Up(
         round=down.round,
         change=down.model.with_vector(vector.sub_(theta).numpy()),
@@ -92,7 +89,7 @@ def train(down: Down, device: Device) -> Up:
     )
 
 
-def _ask(device: Device, embeddings: bool) -> tuple[Answers | None, str]:
+def _ask(device: Device, embeddings: bool) -> tuple[Answers | None, Without]:
     """The teachers' answers to the device's images; if there are none, why."""
     if device.teachers is None:
         return None, "no teacher"
@@ -120,4 +117,3 @@ def _distillation(
             return distillation.logit_mse(logits, goal)
         case "decoupled":
             return distillation.decoupled(logits, goal, labels, down.temperature, down.beta)
-    raise WireError(f"{Down.__module__}.Down.loss: {down.loss!r} is no distillation loss")

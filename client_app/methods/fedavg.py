@@ -9,14 +9,8 @@ from common.methods.fedavg import Down, Up
 
 def train(down: Down, device: Device) -> Up:
     """``epochs`` of SGD from the global model."""
-    images, labels = device.images
     theta = torch.tensor(down.model.vector)
-    device.model.load_buffers(down.buffers)
-    device.model.module.train()
-    vector, loss = local_sgd(
-        theta, (images, labels), device.gradient,
-        lr=down.lr, momentum=down.momentum, epochs=down.epochs,
-        batch_size=down.batch_size, seed=down.seed,
-    )  # fmt: skip
+    device.start(down.buffers)
+    vector, loss = local_sgd(theta, device.images, device.gradient, down.sgd, down.seed)
     change = down.model.with_vector(vector.sub_(theta).numpy())
-    return Up(down.round, change, device.model.buffers, len(labels), loss)
+    return Up(down.round, device.examples, loss, change, device.model.buffers)

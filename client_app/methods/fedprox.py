@@ -11,19 +11,13 @@ from common.methods.fedprox import Down, Up
 
 def train(down: Down, device: Device) -> Up:
     """``epochs`` of SGD from the global model, held near it."""
-    images, labels = device.images
     theta = torch.tensor(down.model.vector)
-    device.model.load_buffers(down.buffers)
-    device.model.module.train()
+    device.start(down.buffers)
 
     def gradient(vector: Tensor, batch: Batch) -> tuple[Tensor, float]:
         slope, loss = device.gradient(vector, batch)
         return slope.add_(vector - theta, alpha=down.mu), loss
 
-    vector, loss = local_sgd(
-        theta, (images, labels), gradient,
-        lr=down.lr, momentum=down.momentum, epochs=down.epochs,
-        batch_size=down.batch_size, seed=down.seed,
-    )  # fmt: skip
+    vector, loss = local_sgd(theta, device.images, gradient, down.sgd, down.seed)
     change = down.model.with_vector(vector.sub_(theta).numpy())
-    return Up(down.round, change, device.model.buffers, len(labels), loss)
+    return Up(down.round, device.examples, loss, change, device.model.buffers)

@@ -27,8 +27,7 @@ def train(down: Down, device: Device) -> Up:
     images, labels = device.images
     shared, own = device.model, _own_model(device, images, down)
     theta = torch.tensor(down.model.vector)
-    shared.load_buffers(down.buffers)
-    shared.module.train()
+    device.start(down.buffers)
     own.module.train()
     own_loss, seen = 0.0, 0
 
@@ -52,10 +51,8 @@ def train(down: Down, device: Device) -> Up:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(down.seed)  # of dropout
         vector, loss = local_sgd(
-            torch.cat([theta, own.vector]), (images, labels), gradient,
-            lr=down.lr, momentum=down.momentum, epochs=down.epochs,
-            batch_size=down.batch_size, seed=down.seed,
-        )  # fmt: skip
+            torch.cat([theta, own.vector]), (images, labels), gradient, down.sgd, down.seed
+        )
     own.load(vector[len(theta) :])
     _keep(device, own, down.round)
     change = vector[: len(theta)].sub_(theta).numpy()

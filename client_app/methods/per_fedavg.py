@@ -31,5 +31,5 @@ def train(down: Down, device: Device) -> Up:
         )  # fmt: skip
         vector.sub_(meta.vector, alpha=down.beta)
         loss += meta.loss / down.steps
-    examples = len(data.support_labels) + len(data.query_labels)
-    return Up(down.round, down.model.with_vector(vector.sub_(theta).numpy()), examples, loss)
+    change = down.model.with_vector(vector.sub_(theta).numpy())
+    return Up(down.round, device.examples, loss, change)

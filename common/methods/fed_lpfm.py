@@ -5,43 +5,39 @@ and embeddings have no field here.
 """
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
+from common.contract import CAP, Between, Result, Work
+from common.sgd import LocalSgd
 from common.tensors import Tensors
 
-REASONS = ("no teacher", "no room", "teacher failed")
-"""Why a device learned from no teacher."""
+Loss = Literal["kl", "mse", "features", "decoupled"]
+Augmentation = Literal["none", "crop", "crop-flip"]
+Without = Literal["", "no teacher", "no room", "teacher failed"]
+Few = Annotated[int, Between(0, 1000)]
 
 
 @dataclass(frozen=True)
-class Down:
-    """One round's work."""
+class Down(Work):
+    """One round's work; the seed is also that of the augmentation."""
 
-    round: int  # t, from 1
     model: Tensors  # theta^t of the proxy, shape (d,)
     buffers: Tensors  # BatchNorm statistics; may be empty
     distillation: float  # lambda, weight of the distillation loss; cross-entropy has 1 - lambda
     temperature: float  # tau
-    loss: str  # "kl", "mse", "features" or "decoupled"
+    loss: Loss
     beta: float  # weight of the other classes in "decoupled"
-    lr: float  # learning rate of local SGD in this round
-    momentum: float  # of local SGD
-    weight_decay: float  # of local SGD
-    epochs: int  # passes over the local data
-    batch_size: int  # images a step; 0 takes all
-    augmentation: str  # "none", "crop" or "crop-flip"
-    seed: int  # of the mini-batches and of the augmentation
+    sgd: LocalSgd
+    augmentation: Augmentation
 
 
 @dataclass(frozen=True)
-class Up:
-    """One client's result."""
+class Up(Result):
+    """One client's result; the loss is the mean cross-entropy in training."""
 
-    round: int  # t, as in Down
     change: Tensors  # theta_i - theta^t, shape (d,)
     buffers: Tensors  # after training
-    examples: int  # images trained on; the weight in the average
-    loss: float  # mean cross-entropy in training, nats
-    distillation_loss: float  # mean distillation loss in training; 0 without a teacher
-    teachers: int  # number of teachers learned from
-    left_out: int  # number of further teachers that had no room or failed, if it has several
-    without: str  # why there was none, one of ``REASONS``; "" if there was
+    distillation_loss: Annotated[float, Between(-1e-3, CAP)]  # mean in training; 0 without teacher
+    teachers: Few  # number of teachers learned from
+    left_out: Few  # number of further teachers that had no room or failed, if it has several
+    without: Without  # why there was none; empty if there was

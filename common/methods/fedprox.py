@@ -2,30 +2,24 @@
 
 from dataclasses import dataclass
 
+from common.contract import Result, Work
+from common.sgd import LocalSgd
 from common.tensors import Tensors
 
 
 @dataclass(frozen=True)
-class Down:
+class Down(Work):
     """One round's work."""
 
-    round: int  # t, from 1
     model: Tensors  # theta^t, shape (d,)
     buffers: Tensors  # BatchNorm statistics and the like; may be empty
     mu: float  # weight of the proximal term mu / 2 ||theta - theta^t||^2
-    lr: float  # learning rate of local SGD
-    momentum: float  # of local SGD
-    epochs: int  # passes over the local data
-    batch_size: int  # images a step; 0 takes all
-    seed: int  # of the mini-batches
+    sgd: LocalSgd
 
 
 @dataclass(frozen=True)
-class Up:
-    """One client's result."""
+class Up(Result):
+    """One client's result; the loss is without the proximal term."""
 
-    round: int  # t, as in Down
     change: Tensors  # theta_i - theta^t, shape (d,)
     buffers: Tensors  # after training
-    examples: int  # images trained on; the weight in the average
-    loss: float  # mean training loss without the proximal term, nats

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import json
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
@@ -44,11 +45,11 @@ def explained() -> dict[str, list[Setting]]:
     from common import registry
     from server_app.knowledge import KnowledgeSettings
 
-    sections = _explain(RunSettings, "")
+    sections = _explain(RunSettings(), "")
     for name in registry.names(server_app.methods):
         half = registry.load(server_app.methods, name)
-        sections |= _explain(half.Settings, name)
-    return sections | _explain(KnowledgeSettings, "knowledge")
+        sections[name] = [*chain.from_iterable(_explain(half.Settings(), name).values())]
+    return sections | _explain(KnowledgeSettings(), "knowledge")
 
 
 def select(what: str) -> dict[str, list[Setting]]:
@@ -75,15 +76,15 @@ def select(what: str) -> dict[str, list[Setting]]:
     )
 
 
-def _explain(kind: type[BaseModel], section: str) -> dict[str, list[Setting]]:
+def _explain(settings: BaseModel, section: str) -> dict[str, list[Setting]]:
     own: list[Setting] = []
     inner: dict[str, list[Setting]] = {}
-    for name, field in kind.model_fields.items():
-        public = f"{section}.{field.alias or name}".lstrip(".")
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            inner |= _explain(field.annotation, public)
+    for name, field in type(settings).model_fields.items():
+        public, value = f"{section}.{field.alias or name}".lstrip("."), getattr(settings, name)
+        if isinstance(value, BaseModel):
+            inner |= _explain(value, public)
         else:
-            own.append(Setting(public, field.default, _allowed(field), field.description or ""))
+            own.append(Setting(public, value, _allowed(field), field.description or ""))
     return {section: own, **inner}
 
 

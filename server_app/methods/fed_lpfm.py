@@ -11,16 +11,17 @@ epoch 200 on. lambda, temperature, momentum and the length of a round are not in
 
 from __future__ import annotations
 
-from typing import Literal
+from collections import Counter
+from typing import Any
 
 from pydantic import Field
 
 from common.errors import SettingsError
-from common.methods.fed_lpfm import REASONS, Down, Up
-from server_app.averaging import Averaging
-from server_app.method import MethodSettings, Setup
+from common.methods.fed_lpfm import Augmentation, Down, Loss, Up
+from common.sgd import LocalSgd
+from server_app.aggregation.averaging import Averaging
+from server_app.method import MethodSettings, Replies, Setup
 from server_app.rejection import Rejected
-from server_app.seeds import seed_for
 
 
 class Settings(MethodSettings):
@@ -31,26 +32,23 @@ class Settings(MethodSettings):
         description="Weight of distillation; cross-entropy has 1 - lambda.",
     )  # fmt: skip
     temperature: float = Field(2.0, gt=0, le=100, description="Softens both models' answers.")
-    loss: Literal["kl", "mse", "features", "decoupled"] = Field(
-        "kl", description="Distillation loss; kl is the published one."
-    )
+    loss: Loss = Field("kl", description="Distillation loss; kl is the published one.")
     beta: float = Field(8.0, ge=0, le=1000, description="loss='decoupled': of the other classes.")
-    lr: float = Field(0.01, gt=0, le=10, description="Local learning rate.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Of local SGD.")
-    weight_decay: float = Field(5e-4, ge=0, le=1, description="Of local SGD.")
     decay_epoch: int = Field(
         200, ge=0, description="Local epochs, over all rounds, before the rate falls; 0: never."
     )
     decay: float = Field(0.1, gt=0, le=1, description="Factor by which it falls.")
-    epochs: int = Field(1, ge=1, le=1000, description="Local passes a round.")
-    batch_size: int = Field(32, ge=0, description="Images a step; 0 takes all.")
-    augmentation: Literal["none", "crop", "crop-flip"] = Field(
+    augmentation: Augmentation = Field(
         "none", description="Of the proxy's images; teachers see them as they are."
     )
+    sgd: LocalSgd = LocalSgd(lr=0.01, momentum=0.9, weight_decay=5e-4, batch_size=32)
 
 
 class Server(Averaging):
     """theta <- sum_i n_i theta_i / sum_i n_i."""
+
+    down, up = Down, Up
+    settings: Settings
 
     def __init__(self, settings: Settings, setup: Setup) -> None:
         """Start from the initial model.
@@ -59,79 +57,43 @@ class Server(Averaging):
         ------
         SettingsError: such batches cannot train this model.
         """
-        super().__init__(setup)
-        if settings.batch_size == 1 and setup.buffers:
+        super().__init__(settings, setup)
+        if settings.sgd.batch_size == 1 and len(setup.buffers):
             raise SettingsError(
-                "fed_lpfm.batch-size=1: the model has BatchNorm, which cannot be trained on a "
+                "fed_lpfm.sgd.batch-size=1: the model has BatchNorm, which cannot be trained on a "
                 "single image; take at least 2, or a model without it (cnn-tiny, resnet8x4-gn)"
             )
-        self._settings = settings
-        self._seed = setup.seed
 
-    def broadcast(self, round: int, node: int) -> Down:
+    def broadcast(self, round: int, client: int, **more: Any) -> Down:
         """The global proxy and how to train it; the rate is that of the round's first epoch."""
-        s = self._settings
-        decayed = s.decay_epoch and (round - 1) * s.epochs >= s.decay_epoch
-        return Down(
-            round=round,
-            model=self.model,
-            buffers=self.buffers,
-            distillation=s.lambda_,
-            temperature=s.temperature,
-            loss=s.loss,
-            beta=s.beta,
-            lr=s.lr * (s.decay if decayed else 1.0),
-            momentum=s.momentum,
-            weight_decay=s.weight_decay,
-            epochs=s.epochs,
-            batch_size=s.batch_size,
-            augmentation=s.augmentation,
-            seed=seed_for(self._seed, round, node),
-        )
+        s = self.settings
+        decayed = s.decay_epoch and (round - 1) * s.sgd.epochs >= s.decay_epoch
+        sgd = s.sgd.model_copy(update={"lr": s.sgd.lr * s.decay}) if decayed else s.sgd
+        return super().broadcast(round, client, distillation=s.lambda_, sgd=sgd)
 
-    def offer(self, node: int, up: Up) -> dict[str, float]:
+    def check(self, client: int, up: Up, sizes: dict[str, float]) -> dict[str, float]:
         """Sizes of the change and of the buffers.
 
         Raises
         ------
         Rejected: it does not say why there was no teacher, or says so although there was one.
         """
-        if up.without not in (("",) if up.teachers else REASONS):
-            raise Rejected("without", f"is {up.without[:80]!r} with {up.teachers} teachers")
-        return super().offer(node, up)
+        if bool(up.without) == bool(up.teachers):
+            raise Rejected("without", f"is {up.without!r} with {up.teachers} teachers")
+        return super().check(client, up, sizes)
 
-    def absorb(self, node: int, up: Up) -> None:
-        """Add one client's change, weighted by its number of images."""
-        self.add(up.change, up.examples, up.loss, up.buffers)
-        if up.teachers > 0:
-            self._distilled += 1
-            self._teachers += up.teachers
-            self._left_out += up.left_out
-            self._distillation_loss += up.distillation_loss
-        elif up.without == "no room":
-            self._no_room += 1
-        elif up.without == "teacher failed":
-            self._failed += 1
-        else:
-            self._no_teacher += 1
-
-    def step(self, round: int) -> dict[str, float]:
+    def step(self, round: int, replies: Replies) -> dict[str, float]:
         """Average; the metrics count devices with and without a teacher."""
+        taught = [up for up in replies.ups.values() if up.teachers > 0]
+        why = Counter(up.without for up in replies.ups.values() if not up.teachers)
         counts = {
-            "distilled": float(self._distilled),
-            "without_teacher": float(self._no_teacher),
-            "without_room_for_teacher": float(self._no_room),
-            "teacher_failed": float(self._failed),
+            "distilled": float(len(taught)),
+            "without_teacher": float(why["no teacher"]),
+            "without_room_for_teacher": float(why["no room"]),
+            "teacher_failed": float(why["teacher failed"]),
         }
-        if self._distilled:
-            counts["teachers"] = self._teachers / self._distilled
-            counts["teachers_left_out"] = self._left_out / self._distilled
-            counts["distillation_loss"] = self._distillation_loss / self._distilled
-        return super().step(round) | counts
-
-    def discard(self) -> None:
-        """Forget the replies of this round."""
-        super().discard()
-        self._distilled = self._teachers = self._left_out = 0
-        self._no_teacher = self._no_room = self._failed = 0
-        self._distillation_loss = 0.0
+        if taught:
+            counts["teachers"] = sum(up.teachers for up in taught) / len(taught)
+            counts["teachers_left_out"] = sum(up.left_out for up in taught) / len(taught)
+            counts["distillation_loss"] = sum(u.distillation_loss for u in taught) / len(taught)
+        return super().step(round, replies) | counts

@@ -5,9 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from common.methods.per_fedavg import Down, Up
-from server_app.averaging import Averaging
-from server_app.method import MethodSettings, Setup
-from server_app.seeds import seed_for
+from server_app.aggregation.averaging import Averaging
+from server_app.method import MethodSettings
 
 
 class Settings(MethodSettings):
@@ -31,19 +30,4 @@ class Settings(MethodSettings):
 class Server(Averaging):
     """w <- sum_i n_i w_i / sum_i n_i."""
 
-    def __init__(self, settings: Settings, setup: Setup) -> None:
-        super().__init__(setup)
-        self._settings = settings
-        self._seed = setup.seed
-
-    def broadcast(self, round: int, node: int) -> Down:
-        """The global model and how to meta-train it."""
-        s = self._settings
-        return Down(
-            round, self.model, s.alpha, s.beta, s.steps, s.variant, s.delta, s.batch_size,
-            seed_for(self._seed, round, node),
-        )  # fmt: skip
-
-    def absorb(self, node: int, up: Up) -> None:
-        """Add one client's change, weighted by its number of images."""
-        self.add(up.change, up.examples, up.loss)
+    down, up = Down, Up

@@ -6,15 +6,12 @@ and no device half.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import torch
 from pydantic import Field
 
 from common.errors import DivergedError
 from common.tensors import Tensors
-from server_app.method import MethodSettings, Setup, State
+from server_app.method import Method, MethodSettings, Replies, Saved
 from server_app.usual import CAP
 
 
@@ -30,66 +27,32 @@ class Settings(MethodSettings):
         return True
 
 
-class Server:
+class Server(Method):
     """Gradient descent on R_h alone."""
 
-    def __init__(self, settings: Settings, setup: Setup) -> None:
-        assert setup.knowledge is not None
-        self.model = setup.model
-        self.buffers = setup.buffers
-        self._settings = settings
-        self._knowledge = setup.knowledge
+    model: Saved[Tensors]
+    settings: Settings
 
-    @property
-    def loss(self) -> float:
-        """No client tells of one."""
-        return math.nan
-
-    @property
-    def lost(self) -> float:
-        """Without a loss, nothing shows it."""
-        return math.inf
-
-    def enrol(self, node: int, examples: int) -> None:
-        """Sources do not take part."""
-
-    def leave(self, nodes: Sequence[int]) -> None:
-        """Sources do not take part."""
-
-    def step(self, round: int) -> dict[str, float]:
+    def step(self, round: int, replies: Replies) -> dict[str, float]:
         """One round's steps on R_h.
 
         Raises
         ------
         DivergedError: R_h has grown out of all bounds.
         """
+        knowledge = self.setup.knowledge
+        assert knowledge is not None
         start = torch.tensor(self.model.vector)
         theta, terms = start.clone(), dict[str, float]()
-        for _ in range(self._settings.steps):
-            slope, terms = self._knowledge.gradient(theta)
+        for _ in range(self.settings.steps):
+            slope, terms = knowledge.gradient(theta)
             if not terms["loss"] <= CAP:
                 raise DivergedError(
                     f"round {round}: diverged, R_h is {terms['loss']:.3g}; lower transfer.rate="
-                    f"{self._settings.rate:g}"
+                    f"{self.settings.rate:g}"
                 )
-            theta.sub_(slope, alpha=self._settings.rate)
+            theta.sub_(slope, alpha=self.settings.rate)
         self.model = self.model.with_vector(theta.numpy())
         return {f"transfer_{name}": value for name, value in terms.items()} | {
             "step_norm": float((theta - start).norm())
         }
-
-    def discard(self) -> None:
-        """There are no replies."""
-
-    def go_back(self, model: Tensors, buffers: Tensors, blamed: bool) -> bool:
-        """Take an earlier model."""
-        self.model, self.buffers = model, buffers
-        return False
-
-    def state(self) -> State:
-        """Model and buffers."""
-        return {"model": self.model, "buffers": self.buffers}, {}
-
-    def load_state(self, state: State) -> None:
-        """Take up model and buffers."""
-        self.model, self.buffers = state[0]["model"], state[0]["buffers"]

@@ -130,7 +130,7 @@ def test_settings_without_effect_are_told(given, reason: str):
 
 
 def test_settings_with_an_effect_are_not():
-    assert without_effect({"method": "fedprox", "fedprox.mu": 1.0, "fedavg.lr": 0.05}) == []
+    assert without_effect({"method": "fedprox", "fedprox.mu": 1.0, "fedavg.sgd.lr": 0.05}) == []
     assert without_effect({"data.partition": "dirichlet", "data.dirichlet-alpha": 0.1}) == []
     assert without_effect({"knowledge.tasks": 1.0, "data.classes-per-client": 3}) == []
     assert without_effect(default_config()) == []

@@ -20,7 +20,7 @@ def folder(tmp_path: Path, small_run) -> Path:
     """Two methods of two seeds each, one run that stopped before its first round, one damaged."""
     for method in ("fedavg", "fedprox"):
         for seed in (1, 0):
-            small_run(method, {"run-name": f"{method}-{seed}", "seed": seed, "fedavg.lr": 0.1})
+            small_run(method, {"run-name": f"{method}-{seed}", "seed": seed, "fedavg.sgd.lr": 0.1})
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "run.json").write_text("{")
     (tmp_path / "no-run").mkdir()
@@ -35,13 +35,13 @@ def names(folder: Path, *conditions: str, sort: str = "") -> list[str]:
 
 
 def test_a_row_says_what_the_record_says(folder: Path):
-    rows = {row["run"]: row for row in table(folder, ["fedavg.lr"])}
+    rows = {row["run"]: row for row in table(folder, ["fedavg.sgd.lr"])}
     assert set(rows) == {"fedavg-0", "fedavg-1", "fedprox-0", "fedprox-1", "torn", "early"}
     row, run = rows["fedavg-1"], read_run(folder / "fedavg-1")
     last = run.rounds[-1]
     assert (row["method"], row["seed"], row["round"], row["rounds"]) == ("fedavg", 1, 2, 2)
     assert (row["data"], row["model"], row["status"]) == ("digits", "cnn-tiny", "finished")
-    assert row["fedavg.lr"] == 0.1
+    assert row["fedavg.sgd.lr"] == 0.1
     assert last.evaluation is not None
     assert row["accuracy_after"] == last.evaluation.accuracy_after
     assert row["loss"] == last.train["loss"]
@@ -53,8 +53,8 @@ def test_conditions(folder: Path):
     assert set(names(folder, "method=fedprox")) == {"fedprox-0", "fedprox-1"}
     assert names(folder, "method!=fedprox", "seed>=1") == ["fedavg-1"]
     assert names(folder, "status=damaged") == ["torn"]
-    assert names(folder, "fedavg.lr=0.2") == []
-    assert len(names(folder, "fedavg.lr<=0.1")) == 5
+    assert names(folder, "fedavg.sgd.lr=0.2") == []
+    assert len(names(folder, "fedavg.sgd.lr<=0.1")) == 5
     best = max(row["accuracy_after"] or 0 for row in table(folder))
     assert names(folder, f"accuracy_after>{best}") == []
     assert len(names(folder, "loss>0")) == 4
@@ -79,11 +79,12 @@ def test_what_is_no_condition_or_column(folder: Path):
 
 def test_the_command(folder: Path):
     shown = CliRunner().invoke(
-        app, ["runs", str(folder), "-w", "method=fedavg", "--show", "fedavg.lr", "--sort", "seed"]
+        app,
+        ["runs", str(folder), "-w", "method=fedavg", "--show", "fedavg.sgd.lr", "--sort", "seed"],
     )
     head, *lines = shown.stdout.splitlines()
     assert head.split()[0] == "run"
-    assert head.split()[-1] == "fedavg.lr"
+    assert head.split()[-1] == "fedavg.sgd.lr"
     assert [line.split()[0] for line in lines] == ["early", "fedavg-0", "fedavg-1"]
     assert len({line.index("digits") for line in lines}) == 1  # columns stand under each other
     assert "-" in lines[0].split()

@@ -66,7 +66,7 @@ def test_what_is_no_sweep(fixed, grid, seeds, reason: str):
 
 def test_a_wrong_setting_is_found_before_anything_is_begun(tmp_path: Path):
     with pytest.raises(SettingsError, match=r"fedavg\.lr"):
-        prepare(tmp_path / "s", points({}, {"fedavg.lr": [0.1, -1]}, [0]))
+        prepare(tmp_path / "s", points({}, {"fedavg.sgd.lr": [0.1, -1]}, [0]))
     assert not (tmp_path / "s").exists()
 
 

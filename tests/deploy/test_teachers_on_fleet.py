@@ -33,7 +33,7 @@ def test_a_mixed_fleet_distils_where_it_can(tmp_path: Path):
     settings = {
         "method": "fed_lpfm", "rounds": 2, "run-name": "lpfm", "round.nodes": 3,
         "data.sources": DATA.sources, "data.targets": DATA.targets,
-        "data.pretrain-images": DATA.pretrain_images, "fed_lpfm.lr": 0.05,
+        "data.pretrain-images": DATA.pretrain_images, "fed_lpfm.sgd.lr": 0.05,
     }  # fmt: skip
     server = {"AUGFLOWER_RUNS": str(tmp_path / "runs")}
     with Fleet(tmp_path / "fleet", nodes, server_environment=server) as fleet:

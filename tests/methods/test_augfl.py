@@ -8,9 +8,11 @@ import pytest
 from client_app.methods.augfl import train
 from common.errors import RunError
 from common.tensors import Tensors
-from server_app.method import Setup
+from server_app.aggregation.replies import Replies
+from server_app.method import Setup, Source
 from server_app.methods.augfl import Server, Settings
-from tests.quadratic import QuadraticDevice, QuadraticKnowledge, optimum, play
+from server_app.saved import load, save
+from tests.quadratic import QuadraticDevice, QuadraticKnowledge, enrol, optimum, play, take
 
 ALPHA = 0.3
 
@@ -25,8 +27,7 @@ def make(n: int = 4, knowledge: object = None, strength: float = 1.0, **settings
     options = {"alpha": ALPHA, "lambda": 0.0, "rho": 1.0} | published | settings
     start = np.random.default_rng(99).normal(size=5)
     server = Server(Settings.model_validate(options), Setup(vector(start), knowledge=knowledge))
-    for node, device in enumerate(devices):
-        server.enrol(node, device.examples)
+    enrol(server, devices)
     return server, devices
 
 
@@ -122,7 +123,7 @@ def test_lost_replies_leave_no_trace():
     np.testing.assert_allclose(server.model.vector, optimum(devices, ALPHA, 0, None), atol=3e-3)
     play(server, train, devices, [600])  # everyone gets through once more
     total = sum(dual(device) for device in devices)
-    np.testing.assert_allclose(server._duals, total, atol=1e-4)
+    np.testing.assert_allclose(server.duals.total, total, atol=1e-4)
 
 
 def test_a_lost_reply_is_as_if_never_computed():
@@ -140,7 +141,7 @@ def test_a_client_without_its_memory_restarts_the_duals():
     (metrics,) = play(server, train, devices, [5])
     assert metrics["restarted_duals"] == 1
     play(server, train, devices, range(6, 200))
-    np.testing.assert_allclose(server._duals, sum(map(dual, devices)), atol=1e-5)
+    np.testing.assert_allclose(server.duals.total, sum(map(dual, devices)), atol=1e-5)
     np.testing.assert_allclose(server.model.vector, optimum(devices, ALPHA, 0, None), atol=2e-3)
 
 
@@ -148,7 +149,7 @@ def test_a_late_client_joins():
     server, devices = make(4)
     late = QuadraticDevice(11)
     play(server, train, devices, range(1, 20))
-    server.enrol(4, late.examples)
+    server.enrol(4, Source(late.examples))
     devices.append(late)
     play(server, train, devices, range(20, 250))
     np.testing.assert_allclose(server.model.vector, optimum(devices, ALPHA, 0, None), atol=2e-3)
@@ -173,18 +174,18 @@ def test_a_client_that_comes_back_counts_again():
     play(server, train, devices, range(10, 20), asked=lambda _: list(range(5)))
     play(server, train, devices, range(20, 300))
     np.testing.assert_allclose(server.model.vector, optimum(devices, ALPHA, 0, None), atol=2e-3)
-    assert sum(server._weight(node) for node in range(6)) == pytest.approx(1)
+    assert sum(server.share(node) for node in range(6)) == pytest.approx(1)
 
 
 def test_weights_are_shares_of_those_that_have_not_left():
     server, devices = make(6)
-    server.enrol(2, devices[2].examples + 5)  # it introduces itself anew
+    server.enrol(2, Source(devices[2].examples + 5))  # it introduces itself anew
     server.leave([5])
     other, _ = make(6)
-    other.enrol(2, devices[2].examples + 5)
-    other.load_state(server.state())
+    other.enrol(2, Source(devices[2].examples + 5))
+    load(other, save(server))
     for one in (server, other):
-        assert sum(one._weight(node) for node in range(5)) == pytest.approx(1)
+        assert sum(one.share(node) for node in range(5)) == pytest.approx(1)
 
 
 def test_a_weight_takes_no_walk_through_all_clients():
@@ -195,7 +196,7 @@ def test_a_weight_takes_no_walk_through_all_clients():
         __iter__ = values = items = keys = walk  # type: ignore[assignment]
 
     server, _ = make(3)
-    server._examples = Table(server._examples)
+    server.share._examples = Table(server.share._examples)
     server.broadcast(1, 2)
 
 
@@ -214,12 +215,12 @@ def test_the_secant_needs_only_those_who_answered_twice_in_a_row():
 def test_a_void_round_changes_nothing():
     server, devices = make(3)
     play(server, train, devices, range(1, 4))
-    theta, duals = server.model.vector.copy(), server._duals.copy()
+    theta, duals = server.model.vector.copy(), server.duals.total.copy()
+    replies = Replies(server)
     for node in range(3):
-        server.absorb(node, train(server.broadcast(4, node), devices[node]))
-    server.discard()
+        take(replies, node, train(server.broadcast(4, node), devices[node]))
     np.testing.assert_array_equal(server.model.vector, theta)
-    np.testing.assert_array_equal(server._duals, duals)
+    np.testing.assert_array_equal(server.duals.total, duals)
     play(server, train, devices, range(5, 200))
     np.testing.assert_allclose(server.model.vector, optimum(devices, ALPHA, 0, None), atol=2e-3)
 
@@ -300,6 +301,6 @@ def test_state_continues_bit_for_bit():
     play(one, train, devices, range(1, 11))
     play(two, train, twins, range(1, 6))
     resumed, _ = make(3, knowledge=QuadraticKnowledge(1), **both)
-    resumed.load_state(two.state())
+    load(resumed, save(two))
     play(resumed, train, twins, range(6, 11))
     np.testing.assert_array_equal(one.model.vector, resumed.model.vector)

@@ -20,13 +20,16 @@ from common.errors import ModelError, SettingsError, WireError
 from common.methods.fed_lpfm import Up
 from common.models import FlatModel, build
 from common.tensors import Tensors
+from common.wire import pack
+from server_app.aggregation.replies import Replies
 from server_app.method import Setup
 from server_app.methods import fedavg as fedavg_server
 from server_app.methods import fedprox as fedprox_server
 from server_app.methods.fed_lpfm import Server, Settings
 from server_app.rejection import Rejected
-from tests.quadratic import DictMemory
+from tests.quadratic import DictMemory, take
 
+SGD = {"lr", "momentum", "weight-decay", "epochs", "batch-size"}
 CLASSES, PLAIN = 3, {"lr": 0.1, "momentum": 0.0, "weight-decay": 0.0, "batch-size": 0}
 
 
@@ -82,7 +85,8 @@ def told(seed: int = 5, k: int = 1, n: int = 12) -> Told:
 
 
 def server(model: FlatModel, **settings: Any) -> Server:
-    options = Settings.model_validate({**PLAIN, **settings})
+    own = {name: settings.pop(name) for name in list(settings) if name not in SGD}
+    options = Settings.model_validate({**own, "sgd": {**PLAIN, **settings}})
     return Server(options, Setup(model.parameters, model.buffers))
 
 
@@ -120,8 +124,9 @@ def test_every_loss_falls_when_it_is_all_there_is(loss: str):
     for round in range(1, 30):
         up = fed_lpfm.train(start.broadcast(round, 0), own)
         losses.append(up.distillation_loss)
-        start.absorb(0, up)
-        start.step(round)
+        replies = Replies(start)
+        take(replies, 0, up)
+        start.step(round, replies)
     assert losses[-1] < 0.9 * losses[0]
 
 
@@ -147,7 +152,7 @@ def test_without_a_teacher_or_weight_it_is_fedavg(teachers: Any):
     lambda_ = 0.0 if isinstance(teachers, Told) and not isinstance(teachers, Cramped) else 0.7
     mine = server(own.model, **options, **{"lambda": lambda_})
     theirs = fedavg_server.Server(
-        fedavg_server.Settings.model_validate(options), Setup(other.model.parameters)
+        fedavg_server.Settings.model_validate({"sgd": options}), Setup(other.model.parameters)
     )
     up = fed_lpfm.train(mine.broadcast(4, 1), own)
     plain = fedavg.train(theirs.broadcast(4, 1), other)
@@ -176,45 +181,48 @@ def test_the_reply_says_why_it_learned_from_no_teacher():
     ]
     assert ups[0].distillation_loss > 0 == sum(up.distillation_loss for up in ups[1:])
     start = server(device(model).model)
+    replies = Replies(start)
     for node, up in enumerate(ups):
-        start.absorb(node, up)
-    metrics = start.step(1)
+        take(replies, node, up)
+    metrics = start.step(1, replies)
     assert metrics["distilled"] == metrics["without_teacher"] == 1
     assert metrics["without_room_for_teacher"] == 1
     assert metrics["teacher_failed"] == 2
     assert metrics["teachers"] == 2
     assert metrics["distillation_loss"] == pytest.approx(ups[0].distillation_loss)
     for up in ups:
-        assert start.offer(0, up).keys() == {"change", "buffers"}
-    for number, word in ((0, ""), (0, "no Teacher"), (2, "no room")):
+        assert Replies(start).offer(0, up).judged.keys() == {"change", "buffers"}
+    with pytest.raises(WireError, match="without: is 'no Teacher', must be one of"):
+        pack(replace(ups[0], teachers=0, without="no Teacher"))
+    for number, word in ((0, ""), (2, "no room")):
         with pytest.raises(Rejected) as refusal:
-            start.offer(0, replace(ups[0], teachers=number, without=word))
+            Replies(start).offer(0, replace(ups[0], teachers=number, without=word))
         assert refusal.value.field == "without"
 
 
 def test_the_rate_falls_at_the_published_epoch():
     start = server(FlatModel(linear()), lr=0.01, epochs=5)
-    rates = [start.broadcast(round, 0).lr for round in (1, 40, 41, 100)]
+    rates = [start.broadcast(round, 0).sgd.lr for round in (1, 40, 41, 100)]
     assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])
     never = server(FlatModel(linear()), lr=0.01, **{"decay-epoch": 0})
-    assert never.broadcast(10_000, 0).lr == 0.01
+    assert never.broadcast(10_000, 0).sgd.lr == 0.01
 
 
 def test_published_defaults():
     settings = Settings()
-    assert (settings.lr, settings.weight_decay, settings.decay_epoch) == (0.01, 5e-4, 200)
+    assert (settings.sgd.lr, settings.sgd.weight_decay, settings.decay_epoch) == (0.01, 5e-4, 200)
     assert (settings.decay, settings.loss) == (0.1, "kl")
 
 
 def test_weights_and_batchnorm_are_averaged_by_data_size():
     model = FlatModel(build("resnet8x4", classes=3, channels=1, image_size=4))
     start = server(model)
-    before, ups = start.model.vector.copy(), []
+    before, ups, replies = start.model.vector.copy(), [], Replies(start)
     for node, n in enumerate((6, 18)):
         own = device(build("resnet8x4", classes=3, channels=1, image_size=4), told(n=n), n, node)
         ups.append(fed_lpfm.train(start.broadcast(1, node), own))
-        start.absorb(node, ups[-1])
-    start.step(1)
+        take(replies, node, ups[-1])
+    start.step(1, replies)
     mean = (6 * ups[0].change.vector + 18 * ups[1].change.vector) / 24
     np.testing.assert_allclose(start.model.vector, before + mean, atol=1e-6)
     one, other = (up.buffers.unpack() for up in ups)
@@ -229,7 +237,7 @@ def test_weights_and_batchnorm_are_averaged_by_data_size():
 
 def test_batchnorm_and_single_images_are_refused_before_the_run():
     model = FlatModel(build("resnet8x4", classes=3, channels=1, image_size=4))
-    with pytest.raises(SettingsError, match=r"fed_lpfm\.batch-size=1: the model has BatchNorm"):
+    with pytest.raises(SettingsError, match=r"fed_lpfm\.sgd\.batch-size=1: the model"):
         server(model, **{"batch-size": 1})
     server(model, **{"batch-size": 2})
     server(FlatModel(linear()), **{"batch-size": 1})
@@ -282,8 +290,8 @@ def test_an_unknown_loss_is_refused():
     own = device(linear(), told())
     down = server(own.model).broadcast(1, 0)
     object.__setattr__(down, "loss", "klar")
-    with pytest.raises(WireError, match="'klar' is no distillation loss"):
-        fed_lpfm.train(down, own)
+    with pytest.raises(WireError, match="loss: is 'klar', must be one of"):
+        pack(down)
 
 
 def test_a_device_with_wrong_teachers_is_refused_before_the_run():
@@ -313,9 +321,10 @@ def test_proximal_term_and_distillation_start_from_the_same_average():
     """Fed-LPFM without teachers and FedProx with mu = 0 take the same step."""
     own, other = device(linear()), device(linear())
     mine = server(own.model)
-    options = fedprox_server.Settings.model_validate({"mu": 0.0, "lr": 0.1})
+    options = fedprox_server.Settings.model_validate({"mu": 0.0, "sgd": {"lr": 0.1}})
     theirs = fedprox_server.Server(options, Setup(other.model.parameters))
     for half, start, one in ((fed_lpfm, mine, own), (fedprox, theirs, other)):
-        start.absorb(0, half.train(start.broadcast(1, 0), one))
-        start.step(1)
+        replies = Replies(start)
+        take(replies, 0, half.train(start.broadcast(1, 0), one))
+        start.step(1, replies)
     np.testing.assert_array_equal(mine.model.vector, theirs.model.vector)

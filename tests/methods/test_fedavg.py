@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 
 from client_app.methods.fedavg import train
+from common.methods.fedavg import Up
 from common.tensors import Tensors
+from server_app.aggregation.replies import Replies
 from server_app.method import Setup
 from server_app.methods.fedavg import Server, Settings
-from tests.quadratic import QuadraticDevice, play
+from tests.quadratic import QuadraticDevice, play, take
 
 
 def make(**settings: object):
     devices = [QuadraticDevice(seed) for seed in range(4)]
     start = Tensors.pack({"theta": np.linspace(-1, 1, 5).astype(np.float32)})
-    return Server(Settings.model_validate(settings), Setup(start)), devices
+    return Server(Settings.model_validate({"sgd": settings}), Setup(start)), devices
 
 
 def shares(devices: list[QuadraticDevice]) -> np.ndarray:
@@ -51,10 +53,11 @@ def test_buffers_are_averaged_by_data_size_and_counters_are_not():
     server, _ = make()
     server.buffers = Tensors.pack({"mean": np.zeros(2, np.float32), "count": np.array(0)})
     change = server.model.with_vector(np.zeros(5, np.float32))
+    replies = Replies(server)
     for n, mean, count in ((10, 1.0, 4), (30, 5.0, 2)):
         buffers = Tensors.pack({"mean": np.full(2, mean, np.float32), "count": np.array(count)})
-        server.add(change, n, 0.5, buffers)
-    server.step(1)
+        take(replies, n, Up(1, n, 0.5, change, buffers))
+    server.step(1, replies)
     averaged = server.buffers.unpack()
     np.testing.assert_allclose(averaged["mean"], 4.0)
     assert averaged["count"] == 4

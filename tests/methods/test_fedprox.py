@@ -12,6 +12,7 @@ import pytest
 import client_app.methods.fedavg
 import server_app.methods.fedavg
 from client_app.methods.fedprox import train
+from common.sgd import LocalSgd
 from common.tensors import Tensors
 from server_app.method import Setup
 from server_app.methods.fedprox import Server, Settings
@@ -23,7 +24,7 @@ START = Tensors.pack({"theta": np.linspace(-1, 1, 5).astype(np.float32)})
 @pytest.mark.parametrize("mu", [0.01, 0.5, 3.0])
 def test_reaches_the_proximal_minimiser(mu: float):
     device = QuadraticDevice(1)
-    server = Server(Settings(mu=mu, lr=0.2, epochs=800), Setup(START))
+    server = Server(Settings(mu=mu, sgd=LocalSgd(lr=0.2, epochs=800)), Setup(START))
     theta = server.model.vector.astype(float)
     for round in (1, 2):
         theta = np.linalg.solve(device.S + mu * np.eye(5), device.S @ device.a + mu * theta)
@@ -32,10 +33,10 @@ def test_reaches_the_proximal_minimiser(mu: float):
 
 
 def test_without_mu_it_is_fedavg():
-    options = {"lr": 0.2, "epochs": 4, "momentum": 0.3}
-    prox = Server(Settings(mu=0.0, **options), Setup(START))
+    options = LocalSgd(lr=0.2, epochs=4, momentum=0.3)
+    prox = Server(Settings(mu=0.0, sgd=options), Setup(START))
     average = server_app.methods.fedavg.Server(
-        server_app.methods.fedavg.Settings(**options), Setup(START)
+        server_app.methods.fedavg.Settings(sgd=options), Setup(START)
     )
     play(prox, train, [QuadraticDevice(i) for i in range(3)], range(1, 4))
     devices = [QuadraticDevice(i) for i in range(3)]

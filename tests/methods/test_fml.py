@@ -13,10 +13,11 @@ from client_app.device import Device
 from client_app.methods import fedavg, fml
 from common.data.client import ClientData
 from common.models import FlatModel, build
+from server_app.aggregation.replies import Replies
 from server_app.method import Setup
 from server_app.methods import fedavg as fedavg_server
 from server_app.methods.fml import Server, Settings
-from tests.quadratic import DictMemory
+from tests.quadratic import DictMemory, take
 
 
 def device(own_model: str = "cnn-tiny", n: int = 12, seed: int = 0) -> Device:
@@ -28,7 +29,8 @@ def device(own_model: str = "cnn-tiny", n: int = 12, seed: int = 0) -> Device:
     return Device("source", [data], ("a", "b", "c"), "", model, memory, own_model)
 
 
-def server(model: FlatModel, **settings: Any) -> Server:
+def server(model: FlatModel, alpha: float = 0.5, beta: float = 0.5, **sgd: Any) -> Server:
+    settings = {"alpha": alpha, "beta": beta, "sgd": sgd}
     return Server(Settings.model_validate(settings), Setup(model.parameters, model.buffers))
 
 
@@ -69,7 +71,7 @@ def test_without_mutual_learning_it_is_fedavg():
     one, other = device(), device()
     options = {"lr": 0.05, "momentum": 0.9, "epochs": 2, "batch-size": 5}
     plain = fedavg_server.Server(
-        fedavg_server.Settings.model_validate(options), Setup(other.model.parameters)
+        fedavg_server.Settings.model_validate({"sgd": options}), Setup(other.model.parameters)
     )
     up = fml.train(server(one.model, alpha=1.0, beta=1.0, **options).broadcast(1, 0), one)
     expected = fedavg.train(plain.broadcast(1, 0), other)
@@ -83,8 +85,9 @@ def test_the_own_model_goes_on_from_round_to_round():
     for round in range(1, 25):
         up = fml.train(start.broadcast(round, 0), one)
         losses.append(up.own_loss)
-        start.absorb(0, up)
-        assert start.step(round)["own_loss"] == pytest.approx(up.own_loss)
+        replies = Replies(start)
+        take(replies, 0, up)
+        assert start.step(round, replies)["own_loss"] == pytest.approx(up.own_loss)
     assert losses[-1] < 0.7 * losses[0]
     kept = own_vector(one)
     one.memory.kept.clear()  # type: ignore[attr-defined]
@@ -107,8 +110,9 @@ def test_all_clients_count_the_same():
     start = server(small.model)
     before = start.model.vector.copy()
     ups = [fml.train(start.broadcast(1, node), one) for node, one in enumerate((small, large))]
+    replies = Replies(start)
     for node, up in enumerate(ups):
-        start.absorb(node, up)
-    start.step(1)
+        take(replies, node, up)
+    start.step(1, replies)
     mean = (ups[0].change.vector + ups[1].change.vector) / 2
     np.testing.assert_allclose(start.model.vector, before + mean, atol=1e-7)

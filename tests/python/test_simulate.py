@@ -60,7 +60,7 @@ def test_own_clients_train_an_own_module(tmp_path: Path, clients):
     before = copy.deepcopy(module.state_dict())
     run = augflower.simulate(
         method="fedavg", model=module, clients=clients, rounds=3, name="own", runs=tmp_path,
-        settings={"fedavg.epochs": 20, "fedavg.lr": 0.1, "evaluation.every": 1}, **QUIET,
+        settings={"fedavg.sgd.epochs": 20, "fedavg.sgd.lr": 0.1, "evaluation.every": 1}, **QUIET,
     )  # fmt: skip
     assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
     assert (run.settings["data.sources"], run.settings["data.targets"]) == (6, 2)

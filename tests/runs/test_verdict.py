@@ -145,7 +145,7 @@ PLAIN = {"knowledge.kl": 0.0, "knowledge.crd": 0.0, "knowledge.cross-entropy": 1
     [
         ("transfer", {"transfer.rate": 10.0, "transfer.steps": 50}),
         ("transfer", {"transfer.rate": 10.0}),
-        ("fedavg", {"fedavg.lr": 10.0, "rounds": 12, "round.quorum": 0.1}),
+        ("fedavg", {"fedavg.sgd.lr": 10.0, "rounds": 12, "round.quorum": 0.1}),
     ],
 )
 def test_a_diverged_run_ends_with_an_error(

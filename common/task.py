@@ -1,0 +1,39 @@
+"""The shape of what is learned: which network, how many classes, what images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from common.models import build
+
+
+@dataclass(frozen=True)
+class Task:
+    """What must be known to build a network.
+
+    Attributes
+    ----------
+    architecture: name of the run's model.
+    classes: number of classes.
+    channels: of the images, 1 or 3.
+    image_size: height and width, pixels.
+    """
+
+    architecture: str
+    classes: int
+    channels: int
+    image_size: int
+
+    def build(self, architecture: str = "", seed: int = 0) -> nn.Module:
+        """A freshly initialised network; by default the run's.
+
+        Raises
+        ------
+        ModelError: no such model, or it cannot take such images.
+        """
+        return build(
+            architecture or self.architecture, classes=self.classes, channels=self.channels,
+            image_size=self.image_size, seed=seed,
+        )  # fmt: skip

@@ -1,0 +1,104 @@
+"""Y = sum_i y_i of consensus ADMM, with one vector at the server, however many clients there are.
+
+What comes up is y_i^t - y_i^{base}. A reply that is lost leaves no trace: the server tells each
+client which of its replies entered Y, and the next increment starts there. If a client no longer
+has that dual, Y cannot be mended, and all duals start again from zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.sketch import NUMBERS, agree, sketch
+from common.tensors import Vector
+from server_app.measure import NUMBERS as MEASURED
+from server_app.measure import Measure
+from server_app.rejection import Rejected
+from server_app.saved import Saved
+
+BELIEVED = 10
+"""Rounds before a client that had lost its dual is believed to have lost it again: each time, all
+duals start from zero."""
+
+
+class Duals:
+    """Sum of the duals, and which reply of each client is in it.
+
+    Attributes
+    ----------
+    total: Y, shape (d,).
+    entered: client -> round of its last reply that is in Y.
+    sketches: client -> sketch of its dual that is in Y.
+    measures: client -> the same dual by secret signs (``server_app/measure.py``).
+    lost: client -> round in which it had last lost its dual.
+    """
+
+    total: Saved[NDArray[np.float64]]
+    entered: Saved[dict[int, int]]
+    sketches: Saved[dict[int, list[float]]]
+    measures: Saved[dict[int, list[float]]]
+    lost: Saved[dict[int, int]]
+
+    def __init__(self, size: int, secret: bytes = b"") -> None:
+        self.total = np.zeros(size, np.float64)
+        self.entered, self.sketches, self.measures, self.lost = {}, {}, {}, {}
+        self._measure = Measure(secret, size)
+        self._looked_at: dict[int, list[float]] = {}  # measures of replies that may yet be rejected
+
+    def known(self, client: int) -> dict[str, Any]:
+        """What a client is told of its dual that is in Y."""
+        return {"acknowledged": self.entered.get(client, 0), "dual": self._sketch(client).tolist()}
+
+    def continues(self, client: int, up: Any) -> bool:
+        """Whether an increment starts from the dual that is in Y."""
+        return bool(up.base == self.entered.get(client, 0))
+
+    def size(self, client: int, up: Any, norm: float) -> float:
+        """Norm of the dual that a reply leads to, as estimated.
+
+        At least half of the increment's norm, which no honest client exceeds. Increments
+        themselves have no usual size: they vanish for a client that has settled.
+
+        Raises
+        ------
+        Rejected: the increment does not start where Y is, or the dual is not what it leads to.
+        """
+        known = self.entered.get(client, 0)
+        if up.base not in (known, 0):
+            raise Rejected("base", f"starts from round {up.base}, acknowledged is {known}")
+        last = self.lost.get(client, -BELIEVED)
+        if known and not up.base and up.round - last < BELIEVED:
+            raise Rejected("base", f"lost its dual after it had lost it in round {last}")
+        if not math.isfinite(norm):
+            return norm
+        start = self._sketch(client) if up.base else np.zeros(NUMBERS)
+        dual = start + sketch(up.increment.vector)
+        if not agree(up.dual, dual, norm):
+            raise Rejected("dual", "is not what the server has in its sum plus the increment")
+        # Not by the sketch, whose signs are public: a drift can be made that it does not see.
+        measured = self._measure(up.increment.vector)
+        if up.base:
+            measured = np.array(self.measures.get(client, [0.0] * MEASURED)) + measured
+        self._looked_at[client] = measured.tolist()
+        return max(norm / 2, float(np.linalg.norm(measured)))
+
+    def add(self, increments: Vector, ups: dict[int, Any]) -> None:
+        """Y + sum_i Delta_i, and note whose replies these were."""
+        self.entered = self.entered | {client: up.round for client, up in ups.items()}
+        self.sketches = self.sketches | {client: up.dual for client, up in ups.items()}
+        self.measures = self.measures | {client: self._looked_at[client] for client in ups}
+        self.total = self.total + increments
+
+    def restart(self, round: int = 0, lost: Iterable[int] = ()) -> None:
+        """All duals are zero again; these clients had lost theirs."""
+        self.lost = self.lost | dict.fromkeys(lost, round)
+        self.entered, self.sketches, self.measures = {}, {}, {}
+        self.total = np.zeros_like(self.total)
+
+    def _sketch(self, client: int) -> NDArray[np.float64]:
+        return np.array(self.sketches.get(client, [0.0] * NUMBERS))

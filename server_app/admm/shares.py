@@ -1,0 +1,49 @@
+"""The weights w_i of AugFL: shares of all images, or equal ones, of the clients that take part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from server_app.saved import Saved
+
+
+class Shares:
+    """w_i of each client that has not left; of one that has, as if it alone were back.
+
+    Attributes
+    ----------
+    gone: clients that have left.
+    """
+
+    gone: Saved[list[int]]
+
+    def __init__(self, equal: bool) -> None:
+        self._equal = equal
+        self._examples: dict[int, int] = {}
+        self._total = 0
+        self.gone = []
+
+    def __call__(self, client: int) -> float:
+        """w_i; they add up to 1 over the clients that have not left."""
+        back = client in self.gone  # if it replies, it is back
+        if self._equal:
+            return 1 / (len(self._examples) - len(self.gone) + back)
+        here = self._total - sum(self._examples[one] for one in self.gone if one != client)
+        return self._examples[client] / here
+
+    def enrol(self, client: int, examples: int) -> None:
+        """A client has introduced itself, or has done so again."""
+        self._total += examples - self._examples.get(client, 0)
+        self._examples[client] = examples
+        self.welcome([client])
+
+    def leave(self, clients: Iterable[int]) -> None:
+        """Clients are gone for long."""
+        self.gone = sorted({*self.gone, *clients})
+
+    def welcome(self, clients: Iterable[int]) -> None:
+        """Clients are there."""
+        self.gone = sorted(set(self.gone).difference(clients))
+
+    def __contains__(self, client: int) -> bool:
+        return client in self._examples and client not in self.gone

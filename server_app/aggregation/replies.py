@@ -1,0 +1,176 @@
+"""The replies of one round: what of them is added up as they come, and the rest, kept whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from common.tensors import Tensors
+from server_app.aggregation.expected import Exactly, Expected, Part, Vector
+from server_app.aggregation.means import Means
+from server_app.aggregation.running_sum import RunningSum
+from server_app.client_losses import Losses
+
+EMPTY = Tensors((), {})
+
+
+class Weighing(Protocol):
+    """What of a method says how a reply counts; see ``server_app/method.py``."""
+
+    collects: ClassVar[frozenset[str]]
+
+    def expects(self, client: int) -> Expected:
+        """What each field of tensors may hold."""
+
+    def weight(self, client: int, up: Any) -> float:
+        """In means of numbers."""
+
+    def factor(self, client: int, up: Any) -> float:
+        """Of tensors in sums."""
+
+    def check(self, client: int, up: Any, sizes: dict[str, float]) -> dict[str, float]:
+        """Sizes to compare with what is usual."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A reply that fits its contract and has been looked at.
+
+    Attributes
+    ----------
+    sizes: of its fields of tensors: the Euclidean norm of a whole vector, the root mean square of
+        what may come in parts. Not finite if the values are not.
+    judged: the same as the method amends them, to compare with what is usual.
+    """
+
+    client: int
+    up: Any
+    weight: float
+    factor: float
+    expected: Expected
+    sizes: dict[str, float]
+    judged: dict[str, float]
+
+
+class Replies:
+    """What came of a round, as a method's ``step`` sees it.
+
+    Tensors are added up when a reply is accepted and are gone then, but for those fields that the
+    method asks to keep one by one; memory does not grow with the number of clients otherwise.
+
+    Weights and what is expected are asked of the method, once for each reply, so that no method can
+    add up with one weight and divide by another.
+    """
+
+    def __init__(self, method: Weighing) -> None:
+        self._method = method
+        self._sums: dict[str, RunningSum] = {}
+        self._patterns: dict[str, Exactly] = {}
+        self._means: dict[str, Means] = {}
+        self._kept: dict[str, dict[int, Tensors]] = {}
+        self._weights: dict[int, float] = {}
+        self._factors: dict[str, float] = {}
+        self._losses = Losses()
+        self.norms: dict[str, dict[int, float]] = {}
+        self.ups: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.ups)
+
+    def offer(self, client: int, up: Any) -> Offer:
+        """Look at a reply that fits its contract; it counts only if it is accepted.
+
+        Raises
+        ------
+        Rejected: the method cannot use it.
+        """
+        method, sizes = self._method, dict[str, float]()
+        factor, expected = method.factor(client, up), method.expects(client)
+        for name, pattern in expected.items():
+            tensors = getattr(up, name)
+            if isinstance(pattern, Vector):
+                if name not in self._sums:
+                    self._sums[name] = RunningSum(len(tensors))
+                    self._patterns[name] = pattern
+                sizes[name] = self._sums[name].offer(tensors.vector, factor)
+            else:
+                sizes[name] = _rms(tensors)
+        weight, judged = method.weight(client, up), method.check(client, up, dict(sizes))
+        return Offer(client, up, weight, factor, expected, sizes, judged)
+
+    def accept(self, offer: Offer) -> None:
+        """Let a reply count."""
+        client, up = offer.client, offer.up
+        for name, pattern in offer.expected.items():
+            tensors = getattr(up, name)
+            self.norms.setdefault(name, {})[client] = offer.sizes[name]
+            if name in self._method.collects:
+                self._kept.setdefault(name, {})[client] = tensors
+            elif isinstance(pattern, Vector):
+                self._sums[name].keep(tensors.vector, offer.factor)
+            else:
+                means = self._means.setdefault(name, Means())
+                if isinstance(pattern, Part):
+                    whole = {spec[0]: spec[1] for spec in pattern.specs}
+                    means.add(tensors, offer.factor, pattern.where, whole)
+                else:
+                    means.add(tensors, offer.factor)
+            self._factors[name] = self._factors.get(name, 0.0) + offer.factor
+        self._weights[client] = offer.weight
+        self._losses.add(up.loss, offer.weight)
+        self.ups[client] = replace(up, **dict.fromkeys(offer.expected, EMPTY))
+
+    @property
+    def loss(self) -> float:
+        """Mean of the clients' losses by weight, in which none has more say than its share; NaN
+        without any."""
+        return self._losses.mean if any(self._weights.values()) else math.nan
+
+    def weight(self, client: int) -> float:
+        """What the reply of a client counts for."""
+        return self._weights[client]
+
+    def mean(self, number: str, of: Callable[[Any], bool] = lambda up: True) -> float:
+        """Weighted mean of a numeric field, over the replies for which ``of`` holds; else 0."""
+        chosen = [(self._weights[client], up) for client, up in self.ups.items() if of(up)]
+        total = reduce(add, (weight for weight, _ in chosen), 0.0)
+        return reduce(add, (w * getattr(up, number) for w, up in chosen), 0.0) / (total or 1.0)
+
+    def total(self, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """sum_i factor_i x_i of a field of whole vectors, shape (d,); until the next round."""
+        return self._sums[name].total
+
+    def average(self, name: str) -> Tensors:
+        """sum_i factor_i x_i / sum_i factor_i of a field of whole vectors."""
+        vector = self.total(name) * np.float32(1.0 / self._factors[name])
+        return Tensors(self._patterns[name].specs, {"float32": vector} if vector.size else {})
+
+    def averaged(self, name: str, old: Tensors) -> Tensors:
+        """``old`` with each entry replaced by the mean over those that have it."""
+        return self._means[name].values(old) if name in self._means else old
+
+    def moved(self, name: str, old: Tensors) -> Tensors:
+        """``old`` plus, for each entry, the mean change over those that have it."""
+        if name in self._sums:
+            return old.with_vector(old.vector + self.average(name).vector)
+        return self._means[name].moved(old) if name in self._means else old
+
+    def covered(self, name: str) -> int:
+        """Number of entries of a field that somebody had."""
+        return self._means[name].covered if name in self._means else 0
+
+    def each(self, name: str) -> dict[int, Tensors]:
+        """A field of each client, where the method has asked to collect it."""
+        return self._kept.get(name, {})
+
+
+def _rms(tensors: Tensors) -> float:
+    vectors = [v for v in tensors.vectors.values() if v.dtype.kind == "f"]
+    square = sum(float(np.square(v, dtype=np.float64).sum()) for v in vectors)
+    return math.sqrt(square / max(1, sum(v.size for v in vectors)))

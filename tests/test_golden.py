@@ -1,0 +1,148 @@
+"""Golden runs: one short run of every method, whose model and record must not change unseen.
+
+``python -m tests.test_golden`` writes them anew, which a commit that means to change them says.
+Each run loses a reply, gets a failed and a spoiled one, and goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Error, Message
+
+from common.tensorfile import parse
+from server_app.settings import ServerSettings
+from server_app.transport.in_process import FIRST_NODE
+
+FOLDER = Path(__file__).parent / "golden"
+LABELS = {"knowledge.kl": 0.0, "knowledge.crd": 0.0, "knowledge.cross-entropy": 1.0}
+SGD = {"lr": 0.05, "momentum": 0.5, "epochs": 2, "batch-size": 8}
+AUGFL = {"alpha": 0.05, "rho": 0.7, "lambda": 2.0, "server-steps": 3, "batch-size": 0}
+NORM = {"model": "resnet8x4", "rounds": 2}
+
+
+LOCAL = {f"sgd.{name}": value for name, value in SGD.items()}
+
+
+def of(method: str, options: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"method": method, **{f"{method}.{k}": v for k, v in options.items()}, **more}
+
+
+RUNS: dict[str, dict[str, Any]] = {
+    "fedavg": of("fedavg", LOCAL),
+    "fedavg-batchnorm": of("fedavg", LOCAL) | NORM,
+    "fedprox": of("fedprox", {**LOCAL, "mu": 0.1}),
+    "fml": of("fml", LOCAL),
+    "fml-batchnorm": of("fml", LOCAL) | NORM,
+    "fed_lpfm": of("fed_lpfm", {**LOCAL, "lambda": 0.0}),
+    "per_fedavg": of("per_fedavg", {"alpha": 0.05, "beta": 0.05, "steps": 2, "batch-size": 8}),
+    "transfer": of("transfer", {}) | LABELS,
+    "augfl": of("augfl", AUGFL) | LABELS,
+    "augfl-forward": of("augfl", {**AUGFL, "difference": "forward", "server-steps": 1}) | LABELS,
+    "augfl-alone": of("augfl", {**AUGFL, "lambda": 0.0, "weights": "equal"}),
+    "augfl-exact": of("augfl", {**AUGFL, "update": "exact", "server-steps": 1})
+    | LABELS | {"knowledge.cross-entropy": 0.0, "knowledge.squared-distance": 0.5},
+}  # fmt: skip
+SHARED = {
+    "rounds": 4, "data.sources": 5, "data.targets": 4, "evaluation.every": 2, "run-name": "golden",
+    "round.deadline": 0.2, "round.patience": 0.0, "model": "cnn-tiny", "seed": 3,
+}  # fmt: skip
+
+
+def interfere(message: Message, reply: Message) -> Message | None:
+    """Client 0 is silent in round 2, client 1 fails in round 3, client 2 sends NaN in round 2."""
+    if not message.metadata.message_type.startswith("train"):
+        return reply
+    match message.metadata.group_id, message.metadata.dst_node_id - FIRST_NODE:
+        case "2", 0:
+            return None
+        case "3", 1:
+            return Message(Error(2, "no power"), reply_to=message)
+        case "2", 2:
+            reply.content.config_records["fields"]["loss"] = float("nan")
+    return reply
+
+
+def play(name: str, folder: Path) -> dict[str, Any]:
+    from deploy.simulate import simulate
+
+    server = ServerSettings(runs=folder, cache=folder / "cache")
+    path = simulate({**SHARED, **RUNS[name]}, server, lambda _: None, interfere=interfere)
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return {"processor": processor(), "models": models(path), "record": [*map(kept, lines)]}
+
+
+def models(path: Path) -> dict[str, Any]:
+    """Digest of all bytes of parameters and buffers, and some values for other processors."""
+    result = {}
+    for file in sorted((path / "models").glob("*.safetensors")):
+        groups, _ = parse(file.read_bytes(), file.name)
+        vectors = [
+            vector for group in ("model", "buffers") for vector in groups[group].vectors.values()
+        ]
+        content = b"".join(vector.tobytes() for vector in vectors)
+        values = np.concatenate([vector.astype(np.float64) for vector in vectors])
+        some = values[:: max(1, len(values) // 40)]
+        result[file.stem] = {"sha256": hashlib.sha256(content).hexdigest(), "some": some.tolist()}
+    return result
+
+
+def kept(line: dict[str, Any]) -> dict[str, Any]:
+    """What of a line of the record does not depend on time or machine."""
+    line = {k: v for k, v in line.items() if k not in ("time", "seconds")}
+    for entry in line.get("clients", []):
+        entry.pop("seconds", None)
+    return line
+
+
+def processor() -> str:
+    return f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()} numpy {np.__version__}"
+
+
+def flat(value: Any, where: str = "") -> dict[str, Any]:
+    """Leaves by their path."""
+    items: Any = value.items() if isinstance(value, dict) else enumerate(value)
+    result: dict[str, Any] = {}
+    for key, item in items:
+        path = f"{where}/{key}"
+        result |= flat(item, path) if isinstance(item, dict | list) else {path: item}
+    return result
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_is_what_it_was(name: str, tmp_path: Path):
+    golden = json.loads((FOLDER / f"{name}.json").read_text())
+    now = json.loads(json.dumps(play(name, tmp_path)))
+    if now["processor"] == golden["processor"]:
+        assert now == golden
+        return
+    # Another processor sums in another order: the last bits differ, and nothing else.
+    old, new = flat(golden), flat(now)
+    assert old.keys() == new.keys()
+    for path, value in old.items():
+        if isinstance(value, float):
+            assert new[path] == pytest.approx(value, rel=1e-3, abs=1e-4), path
+        elif not path.endswith("sha256") and path != "/processor":
+            assert new[path] == value, path
+
+
+def write(report: Callable[[str], None] = print) -> None:
+    """Write all golden runs anew."""
+    torch.set_num_threads(1)
+    for name in RUNS:
+        with tempfile.TemporaryDirectory() as folder:
+            content = json.dumps(play(name, Path(folder)), indent=1)
+        (FOLDER / f"{name}.json").write_text(f"{content}\n")
+        report(name)
+
+
+if __name__ == "__main__":
+    write()
