@@ -224,7 +224,8 @@ def test_a_loss_that_one_client_makes_up_decides_nothing(loss: float, small_run:
         return reply
 
     config = {**SMALL, "rounds": 8, "augfl.lambda": 0.0}
-    honest, lied = (small_run("augfl", config, **o) for o in ({}, {"interfere": lie}))
+    honest = small_run("augfl", {**config, "run-name": "honest"})
+    lied = small_run("augfl", {**config, "run-name": "lied"}, interfere=lie)
     assert not any("went_back" in line for line in lines(lied))
     assert (honest / "models/last.safetensors").read_bytes()[-4000:] == (
         lied / "models/last.safetensors"

@@ -42,7 +42,7 @@ def without_effect(given: Mapping[str, Any]) -> list[str]:
 def _reasons(
     key: str, settings: RunSettings, options: MethodSettings, knowledge: KnowledgeSettings
 ) -> Iterator[str]:
-    section, dot, name = key.rpartition(".")
+    section, dot, name = key.partition(".")
     data = settings.data
     if section == "knowledge":
         field = next(f for n, f in KnowledgeSettings.model_fields.items() if (f.alias or n) == name)

@@ -17,7 +17,11 @@ def headline(run: Run) -> str:
     final, lost = scores.last(run), verdict.divergence(run)
     done, running = run.rounds[-1].round if run.rounds else 0, run.meta.status == "running"
     if lost is not None:
-        earlier = [e.accuracy_after for r, e in run.evaluated if 0 < r.round < lost.round]
+        earlier = [
+            e.accuracy_after
+            for r, e in run.evaluated
+            if 0 < r.round < lost.round and not r.fell_back  # else it is an older model's
+        ]
         top = max(scores.finite(earlier), default=None)
         past = "" if top is None else f"; before that it reached {PERCENT.text(top)}"
         return f"The run diverged in round {lost.round}{past}"
