@@ -15,7 +15,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,12 @@ class Liar:
     ----------
     factor: of its change or gradient; None is what just passes the gate.
     fields: other fields of its reply.
-    until: last round of the attack.
+    since, until: first and last round of the attack.
     """
 
     factor: float | None = 1.0
     fields: dict[str, float] = field(default_factory=dict)
+    since: int = 1
     until: int = ROUNDS
     _seen: dict[int, list[float]] = field(default_factory=dict)
 
@@ -69,7 +70,7 @@ class Liar:
 
     def scale(self, round: int) -> float:
         """Factor by which its own is multiplied in a round."""
-        if round > self.until:
+        if not self.since <= round <= self.until:
             return 1.0
         if self.factor is not None:
             return self.factor
@@ -95,7 +96,8 @@ ATTACKS: dict[str, Liar] = {
     "curvature 1e6 in round 1": Liar(fields={"curvature": 1e6}, until=1),
     "curvature 1e6": Liar(fields={"curvature": 1e6}),
     "loss 1e5": Liar(fields={"loss": 1e5}),
-    "loss 10": Liar(fields={"loss": 10.0}),
+    "loss 1e5 from round 6 on": Liar(fields={"loss": 1e5}, since=6),
+    "loss 10 from round 6 on": Liar(fields={"loss": 10.0}, since=6),
     "loss 0": Liar(fields={"loss": 0.0}),
 }
 
@@ -140,7 +142,7 @@ def lying(method: str, liar: Liar) -> Iterator[Callable[[Message, Context], Mess
         factor = np.float32(liar.scale(round))
         fields = {
             name: value for name, value in liar.fields.items()
-            if hasattr(found, name) and round <= liar.until
+            if hasattr(found, name) and liar.since <= round <= liar.until
         }  # fmt: skip
         if method == "augfl":
             return replace(found, vector=found.vector * float(factor), **fields)
@@ -231,7 +233,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     methods = options.method or list(METHODS)
-    with tempfile.TemporaryDirectory() as folder, suppress(KeyboardInterrupt):
+    with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder) / "runs"
         runs.mkdir()
         if options.table == "lies":
