@@ -43,8 +43,9 @@ from server_app.method import Knowledge, Method, MethodSettings, Replies, Saved,
 STALE = 0.05
 """Share of Y, by weight, that may be the duals of clients that have left."""
 
-STALE = 0.05
-"""Share of Y, by weight, that may be the duals of clients that have left."""
+STALE = 0.25
+"""Share of Y, by weight, that may be the duals of clients that have left. A restart costs
+more than one stale dual in ten does."""
 
 
 class Settings(MethodSettings):
