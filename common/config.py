@@ -65,6 +65,9 @@ class DataSettings(Settings):
     )
     server_images: int = Field(300, ge=0, description="Size of the server's own set D_s.")
     pretrain_images: int = Field(500, ge=0, description="Images the private model may train on.")
+    weight_limit: float = Field(
+        3.0, ge=0, description="Devices' own images: most that one counts for, in medians; 0: any."
+    )
     image_size: int = Field(8, ge=4, le=1024, description="Height and width, pixels.")
     channels: Literal[1, 3] = Field(1, description="1: grey, 3: red, green, blue.")
     seed: int = Field(0, ge=0, lt=2**32, description="Of the partition; apart from the run's seed.")

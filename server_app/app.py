@@ -21,6 +21,7 @@ from common.config import RunSettings, other_sections, read_run_config, read_sec
 from common.errors import AugFlowerError, DivergedError, RunError, SettingsError
 from common.modelfile import Card
 from common.task import Task
+from server_app.bindings import read_bindings
 from server_app.initial import initial_model
 from server_app.knowledge import KnowledgeSettings, open_knowledge
 from server_app.method import Knowledge, Method, MethodSettings, Setup
@@ -76,6 +77,7 @@ def run(
     """
     status = status or Status()
     settings, options, transfer = read_settings(config)
+    bindings = read_bindings(server.nodes)
     public = describe(settings)
     rate, judged = _rate(settings, options), settings.evaluation.alpha
     if rate != judged:
@@ -116,7 +118,7 @@ def run(
     status.begin(folder.meta, settings.rounds)
     plan = Plan(
         folder.path.name, folder.meta["token"], len(initial), public.classes, public.digest,
-        settings.data.sources, public.dealt,
+        settings.data.sources, public.dealt, bindings,
     )  # fmt: skip
     rounds = Rounds(
         grid, settings, method, knowledge, plan, folder,

@@ -10,7 +10,7 @@ import numpy as np
 from flwr.app import Message
 
 from common import enrolment, evaluation
-from common.config import RunSettings
+from common.config import DataSettings, RunSettings
 from common.wire import size
 from server_app.able import able
 from server_app.admission import MORE, Gate, Sizes
@@ -21,6 +21,7 @@ from server_app.rejection import Rejected
 from server_app.replies import Asked, check, read
 from server_app.status import Status
 from server_app.usual import CAP
+from server_app.weights import counted
 
 
 def judge(
@@ -62,7 +63,7 @@ def judge(
             status.node(answer.node, "rejected", reason=str(refusal))
             rejected.append(refusal.entry(answer.node, "evaluation"))
     return {
-        "evaluation": combine(clients),
+        "evaluation": combine(clients, settings.data, nodes),
         "evaluation_missing": missing,
         "rejected": rejected,
         "bytes_down": exchange.bytes_down,
@@ -108,18 +109,28 @@ def entries(node: int, up: evaluation.Up, enrolled: enrolment.Up) -> list[dict[s
     ]  # fmt: skip
 
 
-def combine(clients: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def combine(
+    clients: Sequence[dict[str, Any]], data: DataSettings, nodes: Nodes
+) -> dict[str, Any] | None:
     """An entry for the record about all clients; nothing if there is none.
 
-    Means are over clients, weighted by their query images, as published; ``std_after`` is the
-    unweighted spread of the clients' accuracies.
+    Means are over images, as published: a client counts for its query images, within
+    ``data.weight-limit``. ``over_clients`` has those in which all clients count the same, and
+    ``std_after`` is the unweighted spread of the clients' accuracies.
     """
     if not clients:
         return None
-    weights = np.array([entry["examples"] for entry in clients], float)
-    means = {
-        key: float(np.average([entry[key] for entry in clients], weights=weights))
+    images = dict(enumerate(int(entry["examples"]) for entry in clients))
+    vouched = {n for n, entry in enumerate(clients) if nodes.vouched(int(entry["node"]))}
+    weights = np.array([*counted(images, data, vouched).values()], float)
+    columns = {
+        key: np.array([entry[key] for entry in clients])
         for key in ("accuracy_before", "accuracy_after", "loss_before", "loss_after")
     }
-    spread = float(np.std([entry["accuracy_after"] for entry in clients]))
-    return {**means, "std_after": spread, "examples": int(weights.sum()), "clients": [*clients]}
+    return {
+        **{key: float(np.average(column, weights=weights)) for key, column in columns.items()},
+        "over_clients": {key: float(column.mean()) for key, column in columns.items()},
+        "std_after": float(np.std(columns["accuracy_after"])),
+        "examples": sum(images.values()),
+        "clients": [*clients],
+    }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -13,6 +13,7 @@ from common import enrolment
 from common.errors import FleetError
 from common.release import release
 from common.wire import pack
+from server_app.bindings import Binding
 from server_app.rejection import Rejected, printable
 from server_app.replies import Asked, check, read
 from server_app.status import Status
@@ -23,8 +24,7 @@ from server_app.transport.push import push
 Notice = Callable[[str], None]
 
 MOST_IMAGES = 10**7
-"""Of a device's own, each half: weights are shares of images, so that a false number outweighs
-all others."""
+"""Of a device's own, each half; what they count for, ``data.weight-limit`` bounds further."""
 
 RETRY_AFTER = 15.0
 """Seconds before a node that failed to introduce itself is asked again."""
@@ -43,6 +43,7 @@ class Plan:
     digest: of the partition; empty where devices bring their own images.
     sources: clients that train; in the partition they come first.
     dealt: numbers of support and query images of each client of the partition.
+    bindings: name of a device -> what the operator has said of it.
     """
 
     run: str
@@ -52,6 +53,7 @@ class Plan:
     digest: str
     sources: int = 0
     dealt: tuple[tuple[int, int], ...] = ()
+    bindings: Mapping[str, Binding] = field(default_factory=dict)
 
 
 class Nodes:
@@ -82,7 +84,9 @@ class Nodes:
         self._rejected: dict[int, dict[str, str]] = {}
         self.enrolled: dict[int, enrolment.Up] = {}
         self.online: dict[int, str] = {}
-        self._seats: dict[int, int] = {}
+        self._seats: dict[int, int] = {}  # of those online
+        self._players: dict[int, int] = {}  # client of the partition -> the node that came last
+        self._owners = {n: name for name, bound in plan.bindings.items() for n in bound.numbers}
         self.names: dict[int, str] = {}
 
     @property
@@ -105,7 +109,12 @@ class Nodes:
 
     def last(self, seat: int) -> int:
         """The node that was in a seat last, be it online or not."""
-        return next((node for node in self.enrolled if self.seat(node) == seat), seat)
+        return self._players.get(seat, seat) if self._plan.digest else seat
+
+    def vouched(self, node: int) -> bool:
+        """Whether the operator has bounded the number of a node's own images."""
+        bound = self._plan.bindings.get(self.names.get(node, ""))
+        return bound is not None and bound.most_images > 0
 
     def name(self, node: int) -> str:
         """What people call a node: its registered name, or its id and the clients it plays."""
@@ -217,14 +226,9 @@ class Nodes:
         sent = Asked(node, message_id, self._grid.run.run_id, "query.enrol")
         up = read(enrolment.Up, check(reply, sent).content)
         _check_possible(up, self._plan)
-        for other in list(self.enrolled) if self._plan.digest else []:
-            shared = sorted(set(up.clients) & set(self.enrolled[other].clients))
-            if shared and other in self.online:
-                # Or did, until a restart.
-                return f"{self._called(other)} plays clients {shared} already"
-            if shared:
-                del self.enrolled[other]  # this node has come in its place
-                self._status.node(other, "gone", reason=f"{self._called(node)} has taken its place")
+        self._check_bound(node, up)
+        if self._plan.digest and (problem := self._take_place(node, up.clients)):
+            return problem
         self.enrolled[node] = up
         clients = ",".join(map(str, up.clients))
         self._status.node(node, "online", role=up.role, clients=clients, seen=True)
@@ -240,6 +244,50 @@ class Nodes:
 
     def _called(self, node: int) -> str:
         return self.names.get(node, f"node {node}")
+
+    def _take_place(self, node: int, clients: list[int]) -> str:
+        """Let a node play clients; returns why it cannot now, if so."""
+        others: dict[int, list[int]] = {}
+        for client in clients:
+            other = self._players.get(client)
+            if other is not None and other in self.enrolled:
+                others.setdefault(other, []).append(client)
+        for other, shared in others.items():
+            if other in self.online:  # or was, until a restart
+                return f"{self._called(other)} plays clients {sorted(shared)} already"
+        for other in others:
+            del self.enrolled[other]  # this node has come in its place
+            self._status.node(other, "gone", reason=f"{self._called(node)} has taken its place")
+        self._players |= dict.fromkeys(clients, node)
+        return ""
+
+    def _check_bound(self, node: int, up: enrolment.Up) -> None:
+        """Refuse a node that is not what the operator has said of its key.
+
+        Raises
+        ------
+        Rejected: with the field and the reason.
+        """
+        name = self.names.get(node, "")
+        bound = self._plan.bindings.get(name)
+        if self._plan.digest:
+            if bound is not None and bound.clients:
+                if sorted(up.clients) != bound.numbers:
+                    shown = str(up.clients)[:80]
+                    raise Rejected("clients", f"are {shown}; those of {name} are {bound.clients}")
+            elif owned := [client for client in up.clients if client in self._owners]:
+                owner = self._owners[owned[0]]
+                raise Rejected("clients", f"{owned[0]} is the client of {owner} alone")
+            return
+        if bound is None:
+            return
+        if up.role != bound.role:
+            raise Rejected("role", f"is {up.role}; that of {name} is {bound.role}")
+        images = up.support + up.query
+        if bound.most_images and images > bound.most_images:
+            raise Rejected(
+                "images", f"are {images}; {name} may have {bound.most_images} (most-images)"
+            )
 
     def _with_role(self, role: str) -> list[int]:
         return sorted(s for s, node in self._seats.items() if self.enrolled[node].role == role)

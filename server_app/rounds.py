@@ -239,7 +239,8 @@ def summary(round: int, rounds: int, line: dict[str, Any]) -> str:
         if judged := line.get(name):
             parts.append(
                 f"{title} {100 * judged['accuracy_before']:.1f} % before, "
-                f"{100 * judged['accuracy_after']:.1f} % after adaptation"
+                f"{100 * judged['accuracy_after']:.1f} % after adaptation "
+                f"({100 * judged['over_clients']['accuracy_after']:.1f} % over clients)"
             )
     if line.get("rejected"):
         parts.append(f"{len(line['rejected'])} rejected")

@@ -4,7 +4,8 @@
 ``AUGFLOWER_SERVER_DATA`` the server's own labelled images, ``AUGFLOWER_RUNS`` where runs are kept,
 ``AUGFLOWER_CACHE`` where features of the private model are kept. ``AUGFLOWER_WATCH`` is the address
 of the live page, ``AUGFLOWER_WATCH_TOKEN`` or ``AUGFLOWER_WATCH_TOKEN_FILE`` what opens it, and
-``AUGFLOWER_TENSORBOARD`` asks for TensorBoard files.
+``AUGFLOWER_TENSORBOARD`` asks for TensorBoard files. ``AUGFLOWER_NODES`` names the list of devices
+that provisioning made, with what the operator has said of each.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _KNOWN = {
     "WATCH_TOKEN": "watch_token",
     "WATCH_TOKEN_FILE": "watch_token_file",
     "TENSORBOARD": "tensorboard",
+    "NODES": "nodes",
 }
 # Read by the data sets, on devices as well.
 _SHARED = {"DATA"}
@@ -44,6 +46,7 @@ class ServerSettings:
     cache: folder for the private model's features.
     watch: where the live page is served; None serves none.
     tensorboard: whether runs write TensorBoard files.
+    nodes: list of the fleet's devices (``server_app.bindings``); None takes them at their word.
     """
 
     private_model: str = ""
@@ -52,6 +55,7 @@ class ServerSettings:
     cache: Path = Path("~/.cache/augflower")
     watch: Place | None = None
     tensorboard: bool = False
+    nodes: Path | None = None
 
 
 def read_server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettings:
@@ -83,6 +87,7 @@ def read_server_settings(environment: Mapping[str, str] = os.environ) -> ServerS
             values.get("watch_token_file", ""),
         ),
         tensorboard=_switch("TENSORBOARD", values.get("tensorboard", "")),
+        nodes=Path(values["nodes"]).expanduser() if values.get("nodes") else None,
     )
 
 

@@ -6,6 +6,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from flwr.app import Message
@@ -30,6 +31,7 @@ from server_app.saved import State
 from server_app.seeds import seed_for
 from server_app.status import Status
 from server_app.stopwatch import Stopwatch
+from server_app.weights import counted
 
 Notice = Callable[[str], None]
 
@@ -50,7 +52,8 @@ class Training:
 
     Attributes
     ----------
-    enrolled: seat -> number of examples of each source that the method knows.
+    enrolled: seat -> number of examples of each source, as it says.
+    vouched: seats of sources whose number of examples the operator has bounded.
     safeguard: decides what becomes of a round, and knows the best model so far.
     """
 
@@ -73,13 +76,16 @@ class Training:
         self._notice = notice
         self._kind = f"train.{settings.method}"
         self.enrolled: dict[int, int] = {}
+        self.vouched: set[int] = set()
+        self._counted: dict[int, int] = {}  # what the method knows: examples that count
         self.safeguard = Safeguard(method, gate, settings.round.quorum, nodes.name, notice)
         self._absence = Absence()
 
-    def enrol(self, seat: int, examples: int) -> None:
-        """Tell the method of a source."""
-        self._method.enrol(seat, Source(examples))
+    def enrol(self, seat: int, examples: int, vouched: bool = False) -> None:
+        """Note a source."""
         self.enrolled[seat] = examples
+        if vouched:
+            self.vouched.add(seat)
 
     def run(self, round: int, watch: Stopwatch) -> dict[str, Any]:
         """Train once; gives the round's line for the record.
@@ -143,7 +149,11 @@ class Training:
             "method": metrics,
             **({"went_back": back} if back else {}),
         }
-        return line | ({"evaluation_sources": combine(judged)} if judged else {})
+        return line | (
+            {"evaluation_sources": combine(judged, self._settings.data, self._nodes)}
+            if judged
+            else {}
+        )
 
     def _check_contract(self, client: int) -> None:
         """What a reply may hold must be said before anything is sent.
@@ -170,7 +180,8 @@ class Training:
             self._nodes.discover()
             for seat in self._nodes.sources:
                 if seat not in self.enrolled:
-                    self.enrol(seat, self._examples(seat))
+                    self._introduce(seat)
+            self._weigh()
             free, late = self._exchange.free(self._nodes.sources)
             seats = able(round, free, self._nodes, self._gate, self._status)
             if seats:
@@ -222,7 +233,7 @@ class Training:
             "node": str(answer.node),
             "client": held.client,
             "seconds": answer.seconds(begun),
-            "examples": up.examples,
+            "examples": up.examples,  # that count
             "loss": up.loss,
         }
         return entry | ({"without": without} if without else {})
@@ -252,6 +263,8 @@ class Training:
             raise Rejected("evaluation", "nobody asked for it")
         up: Any = read(method.up, reply.content)
         check_fields(up, round, self.enrolled[client], expected)
+        if up.examples > (most := self._counted[client]):
+            up = replace(up, examples=most)
         offer = self._replies.offer(client, up)
         return (offer, own_entries), offer.judged
 
@@ -259,19 +272,30 @@ class Training:
         """All that is needed to go on."""
         groups, notes = self.safeguard.state()
         enrolled = {str(seat): examples for seat, examples in self.enrolled.items()}
-        return groups, notes | {"enrolled": enrolled, "absence": self._absence.state()}
+        notes |= {"enrolled": enrolled, "vouched": sorted(self.vouched)}
+        return groups, notes | {"absence": self._absence.state()}
 
     def load_state(self, groups: Mapping[str, Tensors], notes: Mapping[str, Any]) -> None:
         """Take up what ``state`` gave, before the method does."""
         self.safeguard.load_state(groups, notes)
         self._absence.load_state(notes["absence"])
         for seat, examples in notes["enrolled"].items():
-            self.enrol(int(seat), examples)
+            self.enrol(int(seat), examples, int(seat) in notes["vouched"])
+        self._weigh()
 
-    def _examples(self, seat: int) -> int:
+    def _introduce(self, seat: int) -> None:
         node = self._nodes.at(seat)
         assert node is not None
-        return self._nodes.enrolled[node].support + self._nodes.enrolled[node].query
+        told = self._nodes.enrolled[node]
+        self.enrol(seat, told.support + told.query, self._nodes.vouched(node))
+
+    def _weigh(self) -> None:
+        """Tell the method what sources count for; one that comes may change it for others."""
+        now = counted(self.enrolled, self._settings.data, self.vouched)
+        for seat, examples in now.items():
+            if self._counted.get(seat) != examples:
+                self._method.enrol(seat, Source(examples))
+        self._counted = now
 
 
 def round_up(value: float) -> int:

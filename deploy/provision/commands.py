@@ -100,7 +100,9 @@ def _pairs(settings: list[str]) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals:
             raise typer.BadParameter(f"{item!r} is not of the form setting=value")
-        pairs[key] = int(value) if key in {"port", "threads"} and value.isdigit() else value
+        pairs[key] = (
+            int(value) if key in {"port", "threads", "most-images"} and value.isdigit() else value
+        )
     return pairs
 
 

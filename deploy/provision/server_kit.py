@@ -61,10 +61,17 @@ def control_address(registry: Registry, host: str = LOOPBACK) -> str:
 
 
 def admission_list(registry: Registry) -> str:
-    """``nodes.json``: the keys that the SuperLink must know, and those that it must not."""
+    """``nodes.json``: the keys that the SuperLink must know, those that it must not, and what runs
+    hold the devices to (``server_app/bindings.py``).
+    """
+    said = {name: node.settings for name, node in registry.nodes.items()}
     content = {
         "control": control_address(registry),
         "admitted": {name: node.public_key for name, node in registry.nodes.items()},
+        "bound": {
+            name: {"role": node.role, "clients": node.clients, "most_images": node.most_images}
+            for name, node in said.items()
+        },
         "revoked": {record.public_key: record.name for record in registry.revoked},
     }
     return json.dumps(content, indent=2) + "\n"
@@ -85,6 +92,7 @@ def server_kit(
     variables = environment(NAME, FLWR_SUPEREXEC_TASK_POLL_INTERVAL="0.2")
     # Said in full: a container's working and home folders go with the container.
     places = {"AUGFLOWER_RUNS": f"{state}/runs", "AUGFLOWER_CACHE": f"{state}/cache"}
+    places["AUGFLOWER_NODES"] = f"{config_folder(NAME)}/nodes.json"
     for_runs = variables | places
     about = {
         "fleet": registry.name,

@@ -69,6 +69,9 @@ class FleetNode(NodeSettings):
     server: ServerName | None = Field(
         None, description="Name under which this node reaches the server, if not the first."
     )
+    most_images: int = Field(
+        0, ge=0, le=2 * 10**7, description="Its own images, at most; then it counts as it says."
+    )
     port: Port = Field(9094, description="Loopback port of the node's own runtime API.")
 
     @model_validator(mode="after")

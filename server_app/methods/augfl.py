@@ -40,9 +40,6 @@ from server_app.aggregation.expected import Expected, Vector
 from server_app.ground import LOST, WORSE
 from server_app.method import Knowledge, Method, MethodSettings, Replies, Saved, Setup, Source
 
-STALE = 0.05
-"""Share of Y, by weight, that may be the duals of clients that have left."""
-
 STALE = 0.25
 """Share of Y, by weight, that may be the duals of clients that have left. A restart costs
 more than one stale dual in ten does."""

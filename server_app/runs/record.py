@@ -119,6 +119,15 @@ class Judged(_Record):
     loss_after: Number = math.nan
 
 
+class Means(_Record):
+    """Of an evaluation, all clients counting the same."""
+
+    accuracy_before: Number = math.nan
+    accuracy_after: Number = math.nan
+    loss_before: Number = math.nan
+    loss_after: Number = math.nan
+
+
 class Evaluation(_Record):
     """The model judged before and after adaptation; accuracies are shares from 0 to 1."""
 
@@ -126,6 +135,7 @@ class Evaluation(_Record):
     accuracy_after: Number = math.nan
     loss_before: Number = math.nan
     loss_after: Number = math.nan
+    over_clients: Means = Means()  # the others are over images
     std_after: Number = math.nan
     examples: Number = math.nan
     clients: list[Judged] = Field(default_factory=list)
