@@ -34,7 +34,7 @@ COMMON = {
     "keep-checkpoints": 1,
 }  # fmt: skip
 METHODS: dict[str, dict[str, Any]] = {
-    "fedavg": {"fedavg.lr": 0.2, "fedavg.epochs": 3},
+    "fedavg": {"fedavg.sgd.lr": 0.2, "fedavg.sgd.epochs": 3},
     "augfl": {"augfl.lambda": 0.0, "augfl.weights": "examples"},
 }
 
