@@ -9,6 +9,7 @@ from typing import Any
 from server_app.runs import scales
 from server_app.runs.marks import (
     BASE,
+    REST,
     WIDE,
     Band,
     Chart,
@@ -82,6 +83,8 @@ def line_chart(
     for line in series:
         points = [(xpos(x), ypos(y)) for x, y in zip(line.x, line.y, strict=True)]
         chart.paths.append(Path(polyline(points), "line", line.style))
+        if line.style == REST:
+            continue
         chart.dots += _ends(points, line)
         shown = [i for i, (_, y) in enumerate(points) if math.isfinite(y)]
         if shown:
@@ -90,6 +93,7 @@ def line_chart(
             name = _short(line.name) if named else ""
             chart.labels.append(Label(points[shown[-1]][1], name, text, line.style))
     spread_labels(chart.labels, height)
+    series = [line for line in series if line.style != REST]
     if len(series) > 1:
         chart.legend = [(line.name, line.style) for line in series]
     chart.tips = _tips(series, bands, xs, xpos, unit, head)

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from statistics import stdev
 
 from server_app.runs import scores, words
 from server_app.runs.charts import Strip, line_chart, strip_chart
 from server_app.runs.costs import phase_totals, traffic
-from server_app.runs.marks import Band, Series
+from server_app.runs.marks import REST, Band, Series
 from server_app.runs.record import Run
 from server_app.runs.scales import PERCENT, POINTS, byte_unit, fixed
 from server_app.runs.sections import (
@@ -44,7 +45,7 @@ def sections_of(lines: Sequence[Line], base: int) -> list[Section]:
 
 def results(lines: Sequence[Line], base: int) -> Table:
     """The table at the top: what each run reached and what it cost."""
-    names = ["Accuracy", "Difference, points", "Spread", "Best", "Rounds", "Down", "Up", "Time"]
+    names = ["Last", "Difference, points", "Spread", "Best", "Rounds", "Down", "Up", "Time"]
     columns = [Column("Run"), *(Column(name, True) for name in names), Column("Status")]
     rows = []
     for i, line in enumerate(lines):
@@ -56,7 +57,7 @@ def results(lines: Sequence[Line], base: int) -> Table:
         rows.append(
             [
                 line.name,
-                _percent(final.after) if final else "–",
+                _percent(final.after) + _over_seeds(run) if final else "–",
                 "reference" if i == base else words.difference_text(found),
                 fixed(100 * final.std, 1) if final and math.isfinite(final.std) else "–",
                 f"{_percent(best.after)} (round {best.round})" if best else "–",
@@ -68,6 +69,13 @@ def results(lines: Sequence[Line], base: int) -> Table:
             ]
         )
     return Table(columns, rows, [line.style for line in lines])
+
+
+def _over_seeds(run: Run) -> str:
+    """The standard deviation over seeds of a mean, in points."""
+    if not run.members:
+        return ""
+    return f" ± {fixed(100 * stdev(scores.finals(run)), 1)}"
 
 
 def settings_table(runs: Sequence[Run], names: Sequence[str], *, only_differing: bool) -> Table:
@@ -86,8 +94,13 @@ def _accuracy(lines: Sequence[Line]) -> Section | None:
     series = [s for s in series if any(map(math.isfinite, s.y))]
     if not series:
         return None
-    text, bands = [], []
-    if len(lines) == 2:
+    text: list[str] = []
+    bands = [band for line in lines if (band := _band(line)) is not None]
+    if bands:
+        text.append("A band is one standard deviation over seeds to either side of their mean.")
+    if grey := sum(line.style == REST for line in lines):
+        text.append(f"{words.count(grey, 'run')} that ended lower are grey; the table has all.")
+    if len(lines) == 2 and not bands:
         for line in lines:
             pairs = judged(line.run)
             samples = [[c.accuracy_after for c in e.clients] for _, e in pairs]
@@ -105,10 +118,25 @@ def _accuracy(lines: Sequence[Line]) -> Section | None:
     return Section("accuracy", f"Accuracy {adapted}on {where}", text, [chart])
 
 
+def _band(line: Line) -> Band | None:
+    """Standard deviation over seeds, around their mean."""
+    members = line.run.members
+    if not members or line.style == REST:
+        return None
+    of = [{r.round: e.accuracy_after for r, e in member.evaluated} for member in members]
+    x, low, high = [], [], []
+    for record, evaluation in judged(line.run):
+        spread = stdev(found[record.round] for found in of)
+        x.append(float(record.round))
+        low.append(max(0.0, evaluation.accuracy_after - spread))
+        high.append(min(1.0, evaluation.accuracy_after + spread))
+    return Band(f"{line.name}, ± 1 s", x, low, high, line.style)
+
+
 def _by_client(lines: Sequence[Line], base: int) -> Section | None:
     strips = []
     for i, line in enumerate(lines):
-        if i == base:
+        if i == base or line.style == REST:
             continue
         pairs = scores.client_differences(line.run, lines[base].run)
         found = scores.difference(line.run, lines[base].run)

@@ -15,6 +15,7 @@ from server_app.runs import scales
 from server_app.runs.scales import Unit
 
 BASE = "base"  # the style of what others are compared with; the rest are "0", "1", ...
+REST = "rest"  # lines beyond the styles: grey, without a name
 STYLES = 7  # numbered styles that the style sheet knows
 _LARGEST = 1e100
 WIDE = 240  # charts of at least this height stand alone and have room for more ticks, px

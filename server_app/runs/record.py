@@ -6,6 +6,8 @@ and read back as NaN, and so is what can be no figure; a count that can be none 
 Unknown keys are left aside, so that older reports read newer records.
 """
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -190,6 +192,7 @@ class Run:
     meta: Meta
     rounds: Sequence[Round]
     most_drawn: int = MOST_DRAWN
+    members: tuple[Run, ...] = ()  # the runs of which this is the mean, if it is one
 
     def name(self, node: str) -> str:
         """What people call a node: its name in the fleet's settings, or else its id."""

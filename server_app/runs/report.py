@@ -12,12 +12,11 @@ from pathlib import Path
 from common.errors import RunError
 from common.files import write_atomic
 from server_app.runs import comparison, single, words
-from server_app.runs.marks import STYLES
 from server_app.runs.record import Run, read_run
 from server_app.runs.sections import Section, Table, lines_of, thinned
+from server_app.runs.seeds import grouped
 from server_app.runs.templates import environment
 
-MOST_RUNS = STYLES + 1  # one of them has the quiet style
 REFRESH = 5  # seconds between reloads of the page of a running run
 
 
@@ -39,20 +38,16 @@ class Page:
 
 
 def write_report(folders: Sequence[Path], out: Path) -> Path:
-    """Write the page of one run, or of up to eight compared, to ``out`` and return it.
+    """Write the page of one run, or of several compared, to ``out`` and return it.
 
     Raises
     ------
-    RunError: no folder or too many, or one of them holds no readable run.
+    RunError: no folder, or one of them holds no readable run.
     """
     if not folders:
         raise RunError("a report needs at least one run folder")
-    if len(folders) > MOST_RUNS:
-        raise RunError(
-            f"a report compares at most {MOST_RUNS} runs and got {len(folders)}; leave some out"
-        )
-    runs = [read_run(Path(folder)) for folder in folders]
-    page = single_page(runs[0]) if len(runs) == 1 else comparison_page(runs)
+    runs = grouped([read_run(Path(folder)) for folder in folders])
+    page = single_page(runs[0]) if len(runs) == 1 and not runs[0].members else comparison_page(runs)
     out = Path(out)
     write_atomic(out, environment().get_template("report.html.j2").render(page=page))
     return out

@@ -9,12 +9,13 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from server_app.runs.record import Evaluation, Round, Run
 
+_APART = frozenset({"data.seed", "evaluation.every", "evaluation.sources"})
 _ROUND = re.compile(r"\bround \d+")
 
 
@@ -87,7 +88,28 @@ def standard_error(values: Sequence[float], weights: Sequence[float]) -> float:
 
 def last(run: Run) -> Score | None:
     """The last evaluation."""
-    return score(*run.evaluated[-1]) if run.evaluated else None
+    if not run.evaluated:
+        return None
+    final = score(*run.evaluated[-1])
+    if run.members:  # over seeds
+        return replace(final, error=standard_error(finals(run), [1.0] * len(run.members)))
+    return final
+
+
+def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """What keeps accuracies of runs from being compared -> its values: data, model, rounds."""
+    names = {
+        key
+        for run in runs
+        for key in run.meta.settings
+        if key.startswith(("data.", "evaluation.")) and key not in _APART
+    }
+    found = {key: [str(run.meta.settings.get(key, "–")) for run in runs] for key in sorted(names)}
+    found["model"] = [str(run.meta.model.get("name", "–")) for run in runs]
+    judged = [run for run in runs if run.evaluated]
+    found["rounds"] = [str(run.evaluated[-1][0].round) for run in judged]
+    unique = {key: list(dict.fromkeys(values)) for key, values in found.items()}
+    return {key: values for key, values in unique.items() if len(values) > 1}
 
 
 def best(run: Run) -> Score | None:
@@ -101,7 +123,9 @@ def client_differences(run: Run, base: Run) -> dict[str, float]:
 
     Empty unless both judged the same clients on the same data.
     """
-    if not run.evaluated or not base.evaluated or _data(run) != _data(base):
+    if not run.evaluated or not base.evaluated or run.members or base.members:
+        return {}
+    if _data(run) != _data(base) or differing([run, base]):
         return {}
     mine, theirs = (
         {c.client: c.accuracy_after for c in r.evaluated[-1][1].clients} for r in (run, base)
@@ -112,10 +136,20 @@ def client_differences(run: Run, base: Run) -> dict[str, float]:
 
 
 def difference(run: Run, base: Run) -> Difference | None:
-    """How much better ``run`` ended than ``base``; None where either has no usable evaluation."""
+    """How much better ``run`` ended than ``base``.
+
+    None where either has no usable evaluation, or where ``differing`` finds anything. Means over
+    the same seeds are paired by seed.
+    """
     mine, theirs = last(run), last(base)
     if mine is None or theirs is None or not math.isfinite(mine.after - theirs.after):
         return None
+    if differing([run, base]):
+        return None
+    if run.members and base.members and _seeds(run) == _seeds(base):
+        each = [a - b for a, b in zip(finals(run), finals(base), strict=True)]
+        error = standard_error(each, [1.0] * len(each))
+        return Difference(mine.after - theirs.after, error, paired=True)
     pairs = client_differences(run, base)
     if pairs:
         examples = {c.client: c.examples for c in run.evaluated[-1][1].clients}
@@ -227,6 +261,21 @@ def keys(rounds: Iterable[Round], pick: Callable[[Round], dict[str, float]]) -> 
 def finite(values: Iterable[float]) -> list[float]:
     """Only the values that are finite."""
     return [value for value in values if math.isfinite(value)]
+
+
+def finals(run: Run) -> list[float]:
+    """Last accuracies of the members of a mean run, in the order of their seeds."""
+    ordered = sorted(run.members, key=_seed)
+    number = run.evaluated[-1][0].round
+    return [next(e.accuracy_after for r, e in m.evaluated if r.round == number) for m in ordered]
+
+
+def _seeds(run: Run) -> list[str]:
+    return sorted(map(_seed, run.members))
+
+
+def _seed(run: Run) -> str:
+    return f"{run.meta.settings.get('seed')}/{run.meta.settings.get('data.seed')}"
 
 
 def _data(run: Run) -> dict[str, object]:

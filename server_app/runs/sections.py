@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from server_app.runs import scores, words
 from server_app.runs.charts import line_chart
-from server_app.runs.marks import BASE, STYLES, Chart, Series
+from server_app.runs.marks import BASE, REST, STYLES, Chart, Series
 from server_app.runs.record import Evaluation, Round, Run
 from server_app.runs.scales import PLAIN
 
@@ -59,12 +59,23 @@ class Line:
 
 
 def lines_of(runs: Sequence[Run], names: Sequence[str], base: int | None) -> list[Line]:
-    """Each run with its name and style; the run that is compared with has the quiet style."""
-    numbers = iter(range(STYLES))
+    """Each run with its name and style; the run that is compared with has the quiet style.
+
+    Of more than there are styles for, those that end highest have one; the others are grey.
+    """
+    others = [i for i in range(len(runs)) if i != base]
+    if len(others) > STYLES:
+        others = sorted(sorted(others, key=lambda i: -_reached(runs[i]))[:STYLES])
+    styles = {i: str(number) for number, i in enumerate(others)}
     return [
-        Line(run, name, BASE if i == base else str(next(numbers)))
+        Line(run, name, BASE if i == base else styles.get(i, REST))
         for i, (run, name) in enumerate(zip(runs, names, strict=True))
     ]
+
+
+def _reached(run: Run) -> float:
+    final = scores.last(run)
+    return final.after if final is not None and math.isfinite(final.after) else -1.0
 
 
 def drawn(run: Run) -> list[Round]:

@@ -74,6 +74,14 @@ def comparison_headline(runs: Sequence[Run], names: Sequence[str], base: int) ->
     usable = [i for i, run in enumerate(runs) if (s := scores.last(run)) and math.isfinite(s.after)]
     if not usable:
         return f"{len(runs)} runs, none with an evaluation yet"
+    if what := scores.differing([runs[i] for i in usable]):
+        named = [f"{key} ({', '.join(values)})" for key, values in list(what.items())[:3]]
+        more = f" and {len(what) - 3} more" if len(what) > 3 else ""
+        reached = [f"{names[i]} {PERCENT.text(_final(runs[i]).after)}" for i in usable[:3]]
+        return (
+            f"These runs differ in {', '.join(named)}{more}, so that their accuracies do not "
+            f"compare: {', '.join(reached)}" + (" ..." if len(usable) > 3 else "")
+        )
     partner = private_partner(runs, base)
     if partner is not None and {partner, base} <= set(usable):
         return _private_headline(runs[partner], runs[base], alone=len(runs) == 2)
@@ -95,12 +103,13 @@ def comparison_headline(runs: Sequence[Run], names: Sequence[str], base: int) ->
 def comparison_sentences(runs: Sequence[Run], names: Sequence[str], base: int) -> list[str]:
     """What stands below the headline of a comparison."""
     partner = private_partner(runs, base)
-    if partner is None:
+    if partner is None or scores.differing(runs):
         return []
     run, other, said = runs[partner], runs[base], []
     gain, final = scores.difference(run, other), scores.last(other)
     if gain is not None and math.isfinite(gain.error):
-        how = "paired by client" if gain.paired else "the runs judged different clients"
+        by = "seed" if run.members else "client"
+        how = f"paired by {by}" if gain.paired else "the runs judged different clients"
         said.append(f"The standard error of the difference is {_points(gain.error)} ({how}).")
     wins, shared = scores.ahead(run, other)
     if shared > 1:
@@ -118,7 +127,11 @@ def labels(runs: Sequence[Run]) -> list[str]:
     """A short name for each run that tells it from the others."""
     methods = {run.meta.method for run in runs}
     if len(runs) == 2 and len(methods) == 1 and len({r.meta.private_model for r in runs}) == 2:
-        return [f"{'with' if r.meta.private_model else 'without'} private model" for r in runs]
+        return [
+            f"{'with' if r.meta.private_model else 'without'} private model"
+            + (f", {len(r.members)} seeds" if r.members else "")
+            for r in runs
+        ]
     helped = {run.meta.method for run in runs if run.meta.private_model}
     names = [
         run.meta.method
@@ -128,6 +141,8 @@ def labels(runs: Sequence[Run]) -> list[str]:
     if len(set(names)) < len(names):
         names = [run.meta.run for run in runs]
     seen: Counter[str] = Counter()
+    counts = [len(run.members) for run in runs]
+    names = [f"{name}, {n} seeds" if n else name for name, n in zip(names, counts, strict=True)]
     for i, name in enumerate(names):
         seen[name] += 1
         names[i] = f"{name} ({seen[name]})" if seen[name] > 1 else name
