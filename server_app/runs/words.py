@@ -23,7 +23,10 @@ def headline(run: Run) -> str:
             if 0 < r.round < lost.round and not r.fell_back  # else it is an older model's
         ]
         top = max(scores.finite(earlier), default=None)
-        past = "" if top is None else f"; before that it reached {PERCENT.text(top)}"
+        start = verdict.untrained(run)
+        if top is None or (start is not None and top <= start.after):  # nothing that it has learned
+            return f"The run diverged in round {lost.round}"
+        past = f"; before that it reached {PERCENT.text(top)}"
         return f"The run diverged in round {lost.round}{past}"
     if done and (lacking := verdict.lacking(run)):
         return f"This {'is' if running else 'was'} not {run.meta.method}: {lacking}"
