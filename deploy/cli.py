@@ -323,6 +323,17 @@ def superlink(context: typer.Context) -> None:
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
+def superexec(context: typer.Context) -> None:
+    """Start the server's part of runs: Flower's executor, which outlives a failing SuperLink."""
+    from deploy.superexec import main as run_superexec
+
+    run_superexec(context.args)
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
 def train_teacher(context: typer.Context) -> None:
     """Train a small CLIP model, a device's teacher where no public weights can be had."""
     from deploy.train_teacher import app as command

@@ -80,7 +80,7 @@ class Fleet:
         self._superlink = self._process("superlink", self._superlink_command(database), environment)
         self._superexec = self._process(
             "superexec",
-            ["flower-superexec", "--insecure", "--runtime-api-address", self._http_address],
+            self._superexec_command(),
             environment
             | {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
             | dict(server_environment or {}),
@@ -229,6 +229,10 @@ class Fleet:
         if database:
             command += ["--database", str(self.home / "superlink" / "state.db")]
         return command
+
+    def _superexec_command(self) -> list[str]:
+        command = [sys.executable, "-m", "deploy.superexec", "--insecure"]
+        return [*command, "--runtime-api-address", self._http_address]
 
     def _node(self, node: NodeSpec, threads: int) -> Process:
         folder = self.home / "nodes" / node.name

@@ -1,6 +1,7 @@
 """The SuperLink of a fleet: Flower's own with its own options, and what of it is adapted.
 
-``AUGFLOWER_SUPERLINK_WITHOUT`` names adaptations to leave out, separated by commas, or ``all``.
+``AUGFLOWER_SUPERLINK_WITHOUT`` names adaptations to leave out, separated by commas, or ``all``;
+``AUGFLOWER_SUPERLINK_LARGEST_MESSAGE`` says how many megabytes a device may send at once.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from collections.abc import Mapping, Sequence
 
 from common.errors import AugFlowerError, SettingsError
 from deploy.adaptation import Adaptation, adapt
-from deploy.superlink_adaptations import activation, database
+from deploy.superlink_adaptations import activation, bounds, database
 
-ADAPTATIONS: tuple[Adaptation, ...] = (activation.ADAPTATION, database.ADAPTATION)
+ADAPTATIONS: tuple[Adaptation, ...] = (
+    activation.ADAPTATION,
+    bounds.ADAPTATION,
+    database.ADAPTATION,
+)
 WITHOUT = "AUGFLOWER_SUPERLINK_WITHOUT"
 
 
@@ -38,12 +43,11 @@ def chosen(environment: Mapping[str, str] = os.environ) -> list[Adaptation]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m deploy.superlink``: the options of ``flower-superlink``."""
     try:
-        adaptations = chosen()
+        adapt(chosen())
     except AugFlowerError as error:
         sys.exit(f"error: {error}")
     from flwr.superlink.cli.flower_superlink import flower_superlink
 
-    adapt(adaptations)
     # Flower reads its options from here, and says them in its help.
     sys.argv = ["flower-superlink", *(sys.argv[1:] if arguments is None else arguments)]
     flower_superlink()

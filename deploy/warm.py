@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from common.backoff import shorten_backoff
 from common.errors import FleetError
+from common.trouble import is_trouble
 
 if TYPE_CHECKING:
     from flwr.supercore.runtime import RuntimeHttpClient
@@ -243,6 +244,10 @@ def _acquire(client: RuntimeHttpClient) -> str | None:
     try:
         answer = client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
     except httpx.TransportError:
+        return None
+    except httpx.HTTPStatusError as error:
+        if not is_trouble(error):
+            raise
         return None
     return answer.token if answer.HasField("task") and answer.token else None
 

@@ -21,6 +21,7 @@ from common.config import RunSettings, other_sections, read_run_config, read_sec
 from common.errors import AugFlowerError, DivergedError, RunError, SettingsError
 from common.modelfile import Card
 from common.task import Task
+from common.trouble import endure_trouble
 from server_app.bindings import read_bindings
 from server_app.initial import initial_model
 from server_app.knowledge import KnowledgeSettings, open_knowledge
@@ -49,6 +50,7 @@ def main(grid: Grid, context: Context) -> None:
     """Flower's entry: run with the settings of the run config and of the environment."""
     if threading.current_thread() is threading.main_thread():  # a simulation uses another
         signal.signal(signal.SIGTERM, _stop)
+    endure_trouble()
     server = read_server_settings()
     watch = Watch(server, _say)
     atexit.register(watch.close)  # the page stays as long as the process does

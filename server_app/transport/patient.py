@@ -37,6 +37,7 @@ from flwr.supercore.run import Run
 from flwr.superlink.grid import HttpGrid
 
 from common.errors import FleetError
+from common.trouble import is_trouble
 
 if TYPE_CHECKING:
     from flwr.proto.message_pb2 import ObjectTree
@@ -65,11 +66,6 @@ def differences() -> list[str]:
         for name, function in found.items()
         if hashlib.sha256(inspect.getsource(function).encode()).hexdigest() != FINGERPRINTS[name]
     ]
-
-
-def is_trouble(error: BaseException) -> bool:
-    """Whether the SuperLink failed, as when its database is locked, and may be well again soon."""
-    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code >= 500
 
 
 class _Begun:

@@ -11,7 +11,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from common.errors import FleetError
-from server_app.transport.patient import LONGEST_TROUBLE, given_up, is_trouble
+from common.trouble import is_trouble
+from server_app.transport.patient import LONGEST_TROUBLE, given_up
 
 TIMES = 5
 PAUSE = 1.0
