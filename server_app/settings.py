@@ -30,8 +30,8 @@ _KNOWN = {
     "TENSORBOARD": "tensorboard",
     "NODES": "nodes",
 }
-# Read by the data sets, on devices as well.
-_SHARED = {"DATA"}
+# Read by the data sets, on devices as well; and by the executor, which starts the ServerApp.
+_SHARED = {"DATA", "SUPEREXEC_WITHOUT"}
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def executor_command(registry: Registry, host: str = LOOPBACK) -> list[str]:
         "--root-certificates": f"{config}/ca.crt",
         "--superexec-auth-secret-file": f"{config}/executor.secret",
     }
-    return ["flower-superexec", *(part for option in options.items() for part in option)]
+    return ["augflower", "superexec", *(part for option in options.items() for part in option)]
 
 
 def control_address(registry: Registry, host: str = LOOPBACK) -> str:

@@ -151,7 +151,9 @@ def test_flower_takes_the_arguments(services: dict[str, dict[str, Any]]):
     link = services["superlink"]["command"]
     options = _parse_args_run_superlink().parse_args(link[1:])
     assert (options.enable_supernode_auth, options.isolation) == (True, "process")
-    _parse_args().parse_args(services["executor"]["command"][1:])
+    program, name, *arguments = services["executor"]["command"]
+    assert (program, name) == ("augflower", "superexec")
+    _parse_args().parse_args(arguments)
     settings = read_server_settings({"AUGFLOWER_RUNS": "/runs"})
     known = services["executor"]["environment"]
     assert Path(known["AUGFLOWER_RUNS"]) == settings.runs

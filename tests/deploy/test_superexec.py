@@ -12,8 +12,9 @@ from flwr.supercore.heartbeat import make_task_heartbeat_fn_http
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from common.trouble import endure_trouble
-from deploy.superexec import ADAPTATION, LONGEST, patiently
+from deploy.superexec import ADAPTATION, LONGEST, WITHOUT, patiently
 from deploy.warm import _acquire
+from server_app.settings import read_server_settings
 
 
 def failing(status: int, times: int = 10**9) -> Callable[..., Any]:
@@ -69,6 +70,10 @@ def test_heartbeats_of_the_server_go_on_after_an_error(monkeypatch: pytest.Monke
     assert beat() is False, "it is tried again"
     with pytest.raises(httpx.TransportError):
         client.PushLogs("logs")  # type: ignore[arg-type]
+
+
+def test_the_server_lets_the_switch_of_its_executor_be():
+    assert read_server_settings({WITHOUT: "all"}) == read_server_settings({})
 
 
 def test_a_devices_executor_asks_again_after_an_error():
