@@ -65,14 +65,14 @@ class Bounds:
         """What is wrong with the head of a message; empty if nothing is."""
         if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
             return "it is not one message with one tree of parts"
-        if (size := request.ByteSize()) > HEAD:
-            return f"its head has {size} bytes; {HEAD} are possible"
         trees, count = list(request.message_object_trees), 0
         while trees:
             count += 1
             trees += trees.pop().children
             if count > self.parts:
                 return f"it names more than {self.parts} parts; {LARGEST} decides how many"
+        if (size := request.ByteSize()) > HEAD:
+            return f"its head has {size} bytes; {HEAD} are possible"
         return ""
 
     def part(self, request: Any) -> str:
