@@ -172,7 +172,7 @@ class Fleet:
         FleetError: a process of the fleet ended, or the time is over.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not (status := self.status(run_id)).finished:
+        while not (status := self._known_status(run_id)).finished:
             on_poll(status)
             if deadline is not None and time.monotonic() > deadline:
                 raise FleetError(
@@ -182,6 +182,18 @@ class Fleet:
             time.sleep(interval)
         on_poll(status)
         return status
+
+    def _known_status(self, run_id: int) -> RunStatus:
+        """As ``status``, asked again while the SuperLink fails, for as long as one may start."""
+        end = time.monotonic() + START_TIMEOUT
+        while True:
+            self.check()
+            try:
+                return self._control.status(run_id)
+            except FleetError:
+                if time.monotonic() > end:
+                    raise
+            time.sleep(1)
 
     def stop_run(self, run_id: int) -> None:
         """Stop a run; its nodes finish the message that they are working on."""

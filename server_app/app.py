@@ -34,7 +34,7 @@ from server_app.runs.record import readable
 from server_app.runs.secret import new_secret, read_secret
 from server_app.settings import ServerSettings, read_server_settings
 from server_app.status import Status
-from server_app.transport.patient import PatientGrid
+from server_app.transport.patient import PatientGrid, differences
 from server_app.watch.watch import Watch
 
 app = ServerApp()
@@ -51,6 +51,11 @@ def main(grid: Grid, context: Context) -> None:
     if threading.current_thread() is threading.main_thread():  # a simulation uses another
         signal.signal(signal.SIGTERM, _stop)
     endure_trouble()
+    if found := differences():
+        _say(
+            f"Flower's {', '.join(found)} differ from those of flwr 1.39.0: a reply without its "
+            "parts may hold up a round for longer than round.deadline"
+        )
     server = read_server_settings()
     watch = Watch(server, _say)
     atexit.register(watch.close)  # the page stays as long as the process does

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from flwr.supercore.heartbeat import make_task_heartbeat_fn_http
 from flwr.supercore.runtime import RuntimeHttpClient
 
+from common.errors import FleetError
 from common.trouble import endure_trouble
+from deploy.fleet import Fleet
 from deploy.superexec import ADAPTATION, LONGEST, WITHOUT, patiently
 from deploy.warm import _acquire
 from server_app.settings import read_server_settings
@@ -82,3 +85,17 @@ def test_a_devices_executor_asks_again_after_an_error():
     client.AcquireTask = failing(403)
     with pytest.raises(httpx.HTTPStatusError):
         _acquire(client)
+
+
+def test_a_fleets_run_is_asked_about_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    fleet = Fleet(tmp_path, [])
+    answers: list[Any] = [FleetError("no answer"), FleetError("no answer"), "finished"]
+
+    def status(_: int) -> Any:
+        if isinstance(answer := answers.pop(0), FleetError):
+            raise answer
+        return SimpleNamespace(finished=True, status=answer)
+
+    monkeypatch.setattr(fleet._control, "status", status)
+    monkeypatch.setattr("deploy.fleet.time.sleep", lambda _: None)
+    assert fleet.wait(1).status == "finished"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,25 @@ def test_lost_replies_come_newest_first_and_once_for_each_reason() -> None:
     assert [(entry.round, entry.times, entry.kind, entry.field) for entry in lost] == [
         (5, 3, "missing", ""), (2, 1, "rejected", "increment")
     ]  # fmt: skip
+
+
+def test_the_page_says_who_is_awaited_and_until_when() -> None:
+    status = begun()
+    status.phase(1, "train")
+    until = time.mktime((2026, 11, 21, 14, 5, 9, 0, 0, -1))
+    status.await_node(12, "has begun its reply and not completed it", until)
+    seen = status.snapshot()
+    head = view.head_of(seen, Run(Path(), Meta.model_validate(seen["meta"]), []))
+    assert head.lede[-1] == (
+        "Client 1 has begun its reply and not completed it; the server waits until 14:05:09 at the "
+        "latest."
+    )
+    assert ("Nodes", "3 of 3", "one is awaited") in head.facts
+    status.await_node(None)
+    seen = status.snapshot()
+    head = view.head_of(seen, Run(Path(), Meta.model_validate(seen["meta"]), []))
+    assert head.lede == ["The nodes train."]
+    assert ("Nodes", "3 of 3", "all well") in head.facts
 
 
 def test_rejected_introductions_are_lost_replies_of_their_own() -> None:
