@@ -30,8 +30,9 @@ _KNOWN = {
     "TENSORBOARD": "tensorboard",
     "NODES": "nodes",
 }
-# Read by the data sets, on devices as well; and by the executor, which starts the ServerApp.
-_SHARED = {"DATA", "SUPEREXEC_WITHOUT"}
+# Read by the data sets, on devices as well.
+_SHARED = {"DATA"}
+_OTHERS = ("SUPERLINK_", "SUPEREXEC_")  # of processes that may have the same environment
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def read_server_settings(environment: Mapping[str, str] = os.environ) -> ServerS
     values: dict[str, str] = {}
     for key, value in environment.items():
         name = key.removeprefix(PREFIX)
-        if not key.startswith(PREFIX) or name in _SHARED:
+        if not key.startswith(PREFIX) or name in _SHARED or name.startswith(_OTHERS):
             continue
         if name not in _KNOWN:
             raise SettingsError(

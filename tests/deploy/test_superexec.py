@@ -14,8 +14,10 @@ from flwr.supercore.runtime import RuntimeHttpClient
 
 from common.errors import FleetError
 from common.trouble import endure_trouble
+from deploy import superlink
 from deploy.fleet import Fleet
 from deploy.superexec import ADAPTATION, LONGEST, WITHOUT, patiently
+from deploy.superlink_adaptations import bounds
 from deploy.warm import _acquire
 from server_app.settings import read_server_settings
 
@@ -75,8 +77,9 @@ def test_heartbeats_of_the_server_go_on_after_an_error(monkeypatch: pytest.Monke
         client.PushLogs("logs")  # type: ignore[arg-type]
 
 
-def test_the_server_lets_the_switch_of_its_executor_be():
-    assert read_server_settings({WITHOUT: "all"}) == read_server_settings({})
+@pytest.mark.parametrize("name", [WITHOUT, superlink.WITHOUT, bounds.LARGEST])
+def test_the_server_lets_the_settings_of_other_processes_be(name: str):
+    assert read_server_settings({name: "all"}) == read_server_settings({})
 
 
 def test_a_devices_executor_asks_again_after_an_error():
