@@ -113,7 +113,9 @@ class RoundSettings(Settings):
     again within ``patience``.
     """
 
-    nodes: int = Field(1, ge=1, description="Nodes that must be there before the run starts.")
+    nodes: int = Field(
+        0, ge=0, description="Nodes that a run waits for before it begins; 0: all of the fleet."
+    )
     wait: float = Field(300, gt=0, description="Longest wait for them, seconds.")
     fraction: float = Field(1.0, gt=0, le=1, description="Share of the source nodes asked a round.")
     deadline: float = Field(600, gt=0, description="Longest wait for replies, seconds.")

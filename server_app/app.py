@@ -22,7 +22,7 @@ from common.errors import AugFlowerError, DivergedError, RunError, SettingsError
 from common.modelfile import Card
 from common.task import Task
 from common.trouble import endure_trouble
-from server_app.bindings import read_bindings
+from server_app.bindings import awaited, misfits, read_bindings
 from server_app.initial import initial_model
 from server_app.knowledge import KnowledgeSettings, open_knowledge
 from server_app.method import Knowledge, Method, MethodSettings, Setup
@@ -115,6 +115,7 @@ def run(
         "private_model": knowledge is not None,
         "clients": {"sources": settings.data.sources, "targets": settings.data.targets},
         "flower_run": grid.run.run_id,
+        "devices": len(awaited(bindings, data.sources, len(public.dealt))),
     }  # fmt: skip
     if settings.resume:
         folder = RunFolder.reopen(server.runs, settings.run_name)
@@ -122,6 +123,8 @@ def run(
     else:
         folder = RunFolder.create(server.runs, settings.run_name, meta, secret)
     notice(f"{FOLDER_LINE}{folder.path.absolute()}")
+    for line in misfits(bindings, data.sources, len(public.dealt)):
+        notice(line)
     status.begin(folder.meta, settings.rounds)
     plan = Plan(
         folder.path.name, folder.meta["token"], len(initial), public.classes, public.digest,

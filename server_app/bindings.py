@@ -35,6 +35,50 @@ class Binding(BaseModel):
         return list(range(int(first), int(last or first) + 1))
 
 
+def awaited(bindings: Mapping[str, Binding], sources: int, total: int) -> list[str]:
+    """Names of the devices that can take part in a run, as far as the operator has said it.
+
+    Parameters
+    ----------
+    sources, total: clients of the partition that train, and all of them; 0 where devices bring
+        their own images.
+    """
+    return [name for name, bound in bindings.items() if not _unfit(bound, sources, total)]
+
+
+def misfits(bindings: Mapping[str, Binding], sources: int, total: int) -> list[str]:
+    """What of a list of devices does not go with a run's clients, in one sentence each."""
+    found = []
+    for name, bound in bindings.items():
+        if total and (reason := _unfit(bound, sources, total)):
+            found.append(f"{name} cannot take part: {reason} (clients in fleet.yaml)")
+    played = {number for bound in bindings.values() for number in bound.numbers}
+    idle = sorted(set(range(total)) - played)
+    # Devices whose clients nobody has said may play any that are left.
+    if bindings and idle and all(bound.clients for bound in bindings.values()):
+        found.append(
+            f"no device of the fleet plays {_some(idle)} of the run's clients 0 to {total - 1}; "
+            "give clients in fleet.yaml, or lower data.sources and data.targets"
+        )
+    return found
+
+
+def _unfit(bound: Binding, sources: int, total: int) -> str:
+    """Why a device cannot take part in a run; empty where it can."""
+    if not total:
+        return "it has no images of its own" if bound.clients else ""
+    numbers = bound.numbers
+    if numbers and numbers[-1] >= total:
+        return f"it plays clients {bound.clients}, and the run has 0 to {total - 1}"
+    if len(numbers) > 1 and numbers[0] < sources:
+        return f"it plays clients {bound.clients}, and of the {sources} that train a device has one"
+    return ""
+
+
+def _some(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" * (len(numbers) > 8))
+
+
 _BINDINGS = TypeAdapter(dict[str, Binding])
 
 

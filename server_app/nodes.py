@@ -13,7 +13,7 @@ from common import enrolment
 from common.errors import FleetError
 from common.release import release
 from common.wire import pack
-from server_app.bindings import Binding
+from server_app.bindings import Binding, awaited
 from server_app.rejection import Rejected, printable
 from server_app.replies import Asked, check, read
 from server_app.status import Status
@@ -127,24 +127,34 @@ class Nodes:
     def wait_for(self, count: int, seconds: float) -> None:
         """Wait until ``count`` nodes have introduced themselves.
 
+        With 0, for one at least and all devices of the fleet that can take part, as far as the
+        server knows them; those that are missing after ``seconds`` are named, and not waited for.
+
         Raises
         ------
         FleetError: they have not in time.
         """
-        end, last = time.monotonic() + seconds, -1
+        end, told = time.monotonic() + seconds, ""
         while True:
             self.discover()
-            present = len(self.enrolled.keys() & self.online.keys())
-            if present >= count:
+            present, missing = len(self.enrolled.keys() & self.online.keys()), self._missing()
+            late = time.monotonic() > end
+            if present >= max(count, 1) and (count or late or not missing):
+                if missing:
+                    self._notice(
+                        f"the run begins without {_listed(missing)}; nobody waits for them"
+                    )
                 return
-            if present != last:
-                self._notice(f"waiting for nodes: {present} of {count} are ready")
-                last = present
-            if time.monotonic() > end:
+            wanted = count or max(present + len(missing), 1)
+            whom = f"; not there: {_listed(missing)}" if missing else ""
+            if late:
                 raise FleetError(
-                    f"only {present} of {count} nodes were ready after {seconds:.0f} s; start the "
-                    "others, look at their logs, or lower round.nodes"
+                    f"only {present} of {wanted} nodes were ready after {seconds:.0f} s{whom}; "
+                    "start the others, look at their logs, or set round.nodes"
                 )
+            if (said := f"waiting for nodes: {present} of {wanted} are ready{whom}") != told:
+                self._notice(said)
+                told = said
             time.sleep(0.1)
 
     def discover(self) -> None:
@@ -289,8 +299,19 @@ class Nodes:
                 "images", f"are {images}; {name} may have {bound.most_images} (most-images)"
             )
 
+    def _missing(self) -> list[str]:
+        """Devices of the fleet that could take part, and were not heard of."""
+        heard = (self.enrolled.keys() | self._refused.keys()) & self.online.keys()
+        there = {self.names.get(node) for node in heard}
+        can = awaited(self._plan.bindings, self._plan.sources, len(self._plan.dealt))
+        return [name for name in can if name not in there]
+
     def _with_role(self, role: str) -> list[int]:
         return sorted(s for s, node in self._seats.items() if self.enrolled[node].role == role)
+
+
+def _listed(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _check_possible(up: enrolment.Up, plan: Plan) -> None:

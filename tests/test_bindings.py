@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,12 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.proto.node_pb2 import NodeInfo
 
-from common.errors import SettingsError
+from common.errors import FleetError, SettingsError
 from common.wire import pack
 from deploy.provision import provision as fleet
 from deploy.provision.settings import parse_fleet
 from server_app import nodes as module
-from server_app.bindings import Binding, read_bindings
+from server_app.bindings import Binding, awaited, misfits, read_bindings
 from server_app.nodes import Nodes, Plan
 from server_app.settings import read_server_settings
 from server_app.status import Status
@@ -193,3 +194,57 @@ def lines(clients: int) -> int:
 
 def test_ten_times_the_clients_are_ten_times_the_work():
     assert lines(1000) < 12 * lines(100)
+
+
+FLEET = {
+    "a": Binding(role="source", clients="0"),
+    "b": Binding(role="source", clients="1"),
+    "c": Binding(role="source", clients="2-7"),
+}
+
+
+@pytest.mark.parametrize(
+    ("sources", "total", "can", "said"),
+    [
+        (2, 8, ["a", "b", "c"], []),
+        (1, 2, ["a", "b"], ["c cannot take part: it plays clients 2-7, and the run has 0 to 1"]),
+        (3, 8, ["a", "b"], ["c cannot take part: it plays clients 2-7, and of the 3 that train"]),
+        (2, 10, ["a", "b", "c"], ["no device of the fleet plays 8, 9 of the run's clients 0 to 9"]),
+        (0, 0, [], []),
+    ],
+)
+def test_the_clients_of_the_fleet_are_compared_with_those_of_the_run(
+    sources: int, total: int, can: list[str], said: list[str]
+):
+    assert awaited(FLEET, sources, total) == can
+    found = misfits(FLEET, sources, total)
+    assert len(found) == len(said)
+    assert all(line.startswith(start) for line, start in zip(found, said, strict=True))
+
+
+def waiting(there: list[str], count: int, seconds: float) -> list[str]:
+    """The notices of a wait for a fleet of which some devices have come."""
+    notices: list[str] = []
+    bound = {"one": Binding(role="target", clients="3"), "two": Binding(role="target", clients="4")}
+    told = {name: {"clients": bound[name].numbers} for name in there}
+    told = {name: {**up, "support": 1, "query": 1} for name, up in told.items()}
+    plan = replace(PLAN, bindings=bound, dealt=((1, 1),) * len(PLAN.dealt))
+    nodes = Nodes(Named(told), plan, notices.append, Status(), 5.0)
+    nodes.wait_for(count, seconds)
+    return notices
+
+
+def test_a_run_waits_for_the_devices_of_the_fleet_and_names_those_that_are_missing():
+    assert waiting(["one", "two"], 0, 5.0) == []
+    begun = time.monotonic()
+    assert waiting(["one"], 0, 0.5) == [
+        "waiting for nodes: 1 of 2 are ready; not there: two",
+        "the run begins without two; nobody waits for them",
+    ]
+    assert time.monotonic() - begun >= 0.5
+    # A number that was given is enough, and who is missing is said all the same.
+    assert waiting(["one"], 1, 60.0) == ["the run begins without two; nobody waits for them"]
+    with pytest.raises(
+        FleetError, match="only 0 of 2 nodes were ready after 0 s; not there: one, t"
+    ):
+        waiting([], 0, 0.2)

@@ -219,7 +219,7 @@ def _facts(seen: dict[str, Any], run: Run) -> list[tuple[str, str, str]]:
         facts.append(("Training loss", loss, f"round {trained.round}"))
     states = Counter(node["state"] for node in seen["nodes"].values())
     wanted = run.meta.settings.get("round.nodes", 0)
-    total = max(states.total(), wanted if isinstance(wanted, int) else 0)
+    total = max(states.total(), run.meta.devices, wanted if isinstance(wanted, int) else 0)
     if total:
         here = states["online"] + states["training"]
         troubled = [f"{states[s]} {s}" for s in STATES if s in _TROUBLED and states[s]]
