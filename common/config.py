@@ -55,7 +55,7 @@ class DataSettings(Settings):
     sources: int = Field(6, ge=1, le=100_000, description="Clients that train.")
     targets: int = Field(18, ge=0, le=100_000, description="Clients that never train.")
     classes_per_client: int = Field(
-        2, ge=1, description="Pathological partition: classes a client."
+        2, ge=1, description="Classes a client: pathological partition, tasks for own images."
     )
     dirichlet_alpha: float = Field(0.5, gt=0, description="Dirichlet partition: concentration.")
     samples_min: int = Field(10, ge=2, description="Fewest images a class a client.")

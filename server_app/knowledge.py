@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median_low
 
 import numpy as np
 
-from common.config import RunSettings
+from common.config import DataSettings, RunSettings
 from common.data.folder import load_folder_split
 from common.data.image_folder import decode, list_all_images, list_images
 from common.data.images import Indices, Pixels
@@ -76,12 +77,23 @@ def open_knowledge(
         )
     center = model.vector.clone() if options.squared_distance else None
     data = settings.data
-    tasks = TaskShape(data.classes_per_client, data.support_fraction, rate)
+    tasks = TaskShape(_task_classes(data), data.support_fraction, rate)
     return build_regularizer(
         options, model, pixels, labels, pretrained, settings.seed,
         classes=public.classes, preprocessing=preprocessing, cache=server.cache, center=center,
         tasks=tasks,
     )  # fmt: skip
+
+
+def _task_classes(data: DataSettings) -> int:
+    """Classes of a task: as many as sources have at the median, two at least.
+
+    Of devices' own images the server knows no more than ``data.classes-per-client`` says.
+    """
+    if data.name == "folder":
+        return data.classes_per_client
+    parts = plan(load(data.name, image_size=data.image_size, channels=data.channels).labels, data)
+    return max(2, median_low(len(parts.clients[source].classes) for source in parts.sources))
 
 
 def _check_disjoint(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from common.config import DataSettings
 from common.modelfile import load_model
 from common.models import build
 from server_app import knowledge
@@ -58,3 +59,17 @@ def test_the_tasks_of_the_regularizer_adapt_as_clients_do(
     changes = {"rounds": 0, "knowledge.tasks": 1.0, "augfl.alpha": 0.3}
     small_run("augfl", changes, server=server)
     assert rates == [0.3]
+
+
+@pytest.mark.parametrize(
+    ("partition", "per_client", "classes"),
+    [("iid", 2, 10), ("pathological", 3, 3), ("random-pairs", 5, 2)],
+)
+def test_tasks_have_as_many_classes_as_clients(partition: str, per_client: int, classes: int):
+    data = DataSettings.model_validate(
+        {
+            "partition": partition, "classes-per-client": per_client, "pretrain-images": 0,
+            "server-images": 0, "sources": 5, "targets": 5,
+        }
+    )  # fmt: skip
+    assert knowledge._task_classes(data) == classes

@@ -86,7 +86,8 @@ def build_regularizer(
     if settings.crd and teacher is not None:
         terms["crd"] = settings.crd, _crd(settings, model, labels, teacher, seed)
     if settings.tasks and pretrained is not None and tasks is not None:
-        adapted = TaskTransfer(model, classes, pretrained.classes, tasks)
+        held = None if labels is None else set(labels.tolist())
+        adapted = TaskTransfer(model, classes, pretrained.classes, tasks, held)
         terms["tasks"] = settings.tasks, adapted
     if settings.squared_distance:
         terms["squared_distance"] = settings.squared_distance, _distance(model, center)

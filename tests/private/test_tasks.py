@@ -81,10 +81,30 @@ def test_classes_of_other_tasks_count_as_mistakes() -> None:
     inputs = torch.zeros(4, 3)
     given = Batch(
         torch.arange(4), inputs, 0, inputs, inputs, torch.zeros(1),
-        labels=torch.tensor([0, 1, 0, 1]), teacher_logits=torch.zeros(4, 2),
+        labels=torch.tensor([0, 1, 0, 1]), teacher_logits=torch.zeros(4, 3),
     )  # fmt: skip
-    value = TaskTransfer(FlatModel(module), (*NAMES, "c"), NAMES, TaskShape(2, 0.5, ALPHA))(given)
+    names, model = (*NAMES, "c"), FlatModel(module)
+    value = TaskTransfer(model, names, names, TaskShape(2, 0.5, ALPHA))(given)
     assert float(value.detach()) == pytest.approx(np.log(3 / 2), rel=1e-5)
+    # What D_s has no image of is no mistake, but unknown.
+    value = TaskTransfer(model, names, names, TaskShape(2, 0.5, ALPHA), held={0, 1})(given)
+    assert float(value.detach()) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_tasks_are_of_classes_that_are_there(classes: int) -> None:
+    """Ten classes and images of two: in any other pair, no task would be whole."""
+    names = tuple("abcdefghij")
+    module = nn.Linear(3, 10, bias=False)
+    model = FlatModel(module)
+    for seed in range(10):
+        given = Batch(
+            torch.arange(8), inputs := noise(8, 3, seed=seed).float(), seed, inputs,
+            torch.zeros(8, 10), torch.zeros(1), labels=torch.tensor([3, 8] * 4),
+            teacher_logits=noise(8, 10, seed=seed + 1).float(),
+        )  # fmt: skip
+        term = TaskTransfer(model, names, names, TaskShape(classes, 0.5, ALPHA), held={3, 8, 9})
+        assert float(term(given).detach()) > 0
 
 
 def test_a_batch_without_a_whole_task_is_worth_nothing() -> None:
@@ -94,7 +114,7 @@ def test_a_batch_without_a_whole_task_is_worth_nothing() -> None:
 
 
 def test_too_few_shared_classes_name_the_settings() -> None:
-    with pytest.raises(SettingsError, match=r"data.classes-per-client=2 classes.*share 1"):
+    with pytest.raises(SettingsError, match=r"tasks of 2 classes from 1, "):
         TaskTransfer(linear(), NAMES, ("b", "z"), TaskShape(2, 0.5, ALPHA))
 
 

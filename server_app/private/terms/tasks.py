@@ -9,7 +9,7 @@ equation (7). The server has the means for the exact gradient through that step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +28,7 @@ class TaskShape:
 
     Attributes
     ----------
-    classes: of a task.
+    classes: of a task, at most.
     support: share of a task's images to adapt on.
     alpha: step of the adaptation.
     """
@@ -41,28 +41,39 @@ class TaskShape:
 class TaskTransfer:
     """KL(private model || adapted client model) on the query images, mean over images.
 
-    The private model's probabilities are among the classes of the task, the client's among all:
-    to know what a task is about is what adaptation is for. Images are sorted by their labels, or
-    by what the private model takes them for where D_s is unlabelled.
+    The private model's probabilities are among the classes of the task, the client's among all
+    that D_s has: to know what a task is about is what adaptation is for, while about a class
+    without images in D_s the server has nothing to say, and not that it is always wrong. Images are
+    sorted by their labels, or by what the private model takes them for where D_s is unlabelled.
 
     Parameters
     ----------
     student, teacher: class names in the order of each model's logits.
+    held: numbers of the student's classes that D_s has images of; all of them without it.
 
     Raises
     ------
-    SettingsError: the models share fewer classes than a task has.
+    SettingsError: tasks have one class, or the models and D_s share fewer than two.
     """
 
     def __init__(
-        self, model: FlatModel, student: Sequence[str], teacher: Sequence[str], shape: TaskShape
+        self,
+        model: FlatModel,
+        student: Sequence[str],
+        teacher: Sequence[str],
+        shape: TaskShape,
+        held: Collection[int] | None = None,
     ) -> None:
-        shared = [name for name in student if name in teacher]
-        if len(shared) < shape.classes or shape.classes < 2:
+        shared = [
+            name
+            for number, name in enumerate(student)
+            if name in teacher and (held is None or number in held)
+        ]
+        if len(shared) < 2 or shape.classes < 2:
             raise SettingsError(
-                f"knowledge.tasks deals tasks of data.classes-per-client={shape.classes} classes, "
-                f"but the private model and the data set share {len(shared)} by name; tasks need "
-                "two classes or more, or set knowledge.tasks=0"
+                f"knowledge.tasks deals tasks of {shape.classes} classes from {len(shared)}, those "
+                "that the private model and the server's images share by name with the data set; "
+                "tasks need two classes or more, or set knowledge.tasks=0"
             )
         self._model = model
         self._shape = shape
@@ -83,7 +94,7 @@ class TaskTransfer:
             logits = self._adapted(batch.inputs, kinds, support, query)
             known = [int((self._student == kind).nonzero()) for kind in classes]
             wanted = functional.softmax(log_odds[query][:, known], dim=1)
-            told = functional.log_softmax(logits, dim=1)[:, classes]
+            told = functional.log_softmax(logits[:, self._student], dim=1)[:, known]
             total = total + functional.kl_div(told, wanted, reduction="sum")
             images += len(query)
         return total / max(1, images)
@@ -91,17 +102,20 @@ class TaskTransfer:
     def _deal(self, kinds: Tensor, seed: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Tasks: their classes, and places of support and query images in the batch."""
         generator = torch.Generator().manual_seed(seed)
-        order = self._student[torch.randperm(len(self._student), generator=generator)].tolist()
-        for at in range(0, len(order) - self._shape.classes + 1, self._shape.classes):
-            classes = order[at : at + self._shape.classes]
+        # A class needs an image on either side of the adaptation.
+        there = torch.stack([(kinds == kind).sum() >= 2 for kind in self._student])
+        present = self._student[there]
+        order = present[torch.randperm(len(present), generator=generator)].tolist()
+        size = min(self._shape.classes, len(order))
+        for at in range(0, len(order) - size + 1, size) if size > 1 else ():
+            classes = order[at : at + size]
             support, query = [], []
             for kind in classes:
                 own = (kinds == kind).nonzero().flatten()
-                count = max(1, round(self._shape.support * len(own)))
+                count = min(max(1, round(self._shape.support * len(own))), len(own) - 1)
                 support.append(own[:count])
                 query.append(own[count:])
-            if all(len(part) for part in query):
-                yield classes, torch.cat(support), torch.cat(query)
+            yield classes, torch.cat(support), torch.cat(query)
 
     def _adapted(self, inputs: Tensor, kinds: Tensor, support: Tensor, query: Tensor) -> Tensor:
         module = self._model.module
