@@ -14,7 +14,7 @@ class Settings(MethodSettings):
 
     alpha: float = Field(0.05, gt=0, le=10, description="Adaptation rate.")
     beta: float = Field(0.05, gt=0, le=10, description="Meta learning rate of the local steps.")
-    steps: int = Field(1, ge=1, le=1000, description="Local meta-steps tau a round.")
+    steps: int = Field(5, ge=1, le=1000, description="Local meta-steps tau a round.")
     variant: Literal["first-order", "hessian-free"] = Field(
         "hessian-free", description="How the Hessian is treated: dropped, or by differences."
     )
