@@ -6,12 +6,16 @@ argmin 1/2 (theta - a)' S (theta - a) + mu/2 ||theta - theta^t||^2
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import client_app.methods.fedavg
 import server_app.methods.fedavg
 from client_app.methods.fedprox import train
+from common.modelfile import load_model
 from common.sgd import LocalSgd
 from common.tensors import Tensors
 from server_app.method import Setup
@@ -42,3 +46,13 @@ def test_without_mu_it_is_fedavg():
     devices = [QuadraticDevice(i) for i in range(3)]
     play(average, client_app.methods.fedavg.train, devices, range(1, 4))
     np.testing.assert_array_equal(prox.model.vector, average.model.vector)
+
+
+def test_at_the_defaults_it_is_not_fedavg(small_run: Callable[..., Path]):
+    """A round of one full-batch step has no room for the proximal term."""
+    models = [
+        load_model(small_run(method, {"run-name": method}) / "models/last.safetensors")[0].vector
+        for method in ("fedavg", "fedprox")
+    ]
+    assert not np.array_equal(*models)
+    assert np.linalg.norm(models[0] - models[1]) < 0.1 * np.linalg.norm(models[0])
