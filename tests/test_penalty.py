@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from server_app.penalty import GROWTH, MARGIN, REACH, Penalty
+from server_app.penalty import GROWTH, MARGIN, REACH, STRIDE, Penalty
 
 
 def test_a_fixed_penalty_is_what_was_set():
@@ -52,6 +52,15 @@ def test_damping_makes_the_servers_own_steps_stable():
     damping = penalty.damping(2.0, 40.0)
     assert 2.0 + damping > (40.0 + 2.0) / 2
     assert penalty.damping(100.0, 1.0) == 0.0
+
+
+def test_the_servers_own_steps_are_short_against_the_model():
+    """However flat the mini-batch was on which their damping was found."""
+    penalty = Penalty(adaptive=True)
+    assert penalty.stride(60.0, 12.0) == pytest.approx(STRIDE * 12 / 60)
+    assert penalty.stride(STRIDE * 12.0, 12.0) == 1.0
+    assert penalty.stride(0.0, 12.0) == penalty.stride(1.0, 0.0) == 1.0
+    assert Penalty(adaptive=False).stride(60.0, 12.0) == 1.0
 
 
 def test_goes_on_from_its_state():

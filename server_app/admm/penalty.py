@@ -41,6 +41,10 @@ FIRST = 3
 REACH = 0.5
 """Share of the model's norm that is the longest step at any time; usual ones are under a fifth."""
 
+STRIDE = 0.05
+"""Share of the model's norm that is the longest of the server's several steps of a round, as in
+``transfer``: the same on every data set, however curved R_h is."""
+
 RAISE = 1.25
 """Factor of the margin then, for good: a quadratic is stable after four such steps."""
 
@@ -60,7 +64,6 @@ class Penalty:
     Attributes
     ----------
     needed: P that the curvatures seen so far demand.
-    transfer: lambda L_R, as seen so far.
     margin: share of the bound of stability that P answers with.
     steps: lengths of the recent steps.
     moved: length of the last step.
@@ -68,7 +71,6 @@ class Penalty:
     """
 
     needed: Saved[float]
-    transfer: Saved[float]
     margin: Saved[float]
     steps: Saved[list[float]]
     moved: Saved[float]
@@ -77,7 +79,7 @@ class Penalty:
     def __init__(self, adaptive: bool) -> None:
         self._adaptive = adaptive
         self.margin, self.steps = MARGIN, []
-        self.needed = self.transfer = self.moved = 0.0
+        self.needed = self.moved = 0.0
         self.stepped = 0
 
     def secant(self, change: float, bound: float, replied: float, bases: Iterable[int]) -> float:
@@ -116,8 +118,21 @@ class Penalty:
 
     def damping(self, penalty: float, knowledge_curvature: float) -> float:
         """D of the server's steps; they are stable if P + D > (lambda L_R + P) / 2."""
-        self.transfer = max(knowledge_curvature, DECAY * self.transfer)
-        return max(0.0, DAMPED * (self.transfer + penalty) - penalty)
+        return max(0.0, DAMPED * (knowledge_curvature + penalty) - penalty)
+
+    def stride(self, step: float, size: float) -> float:
+        """Factor, at most 1, by which one of the server's several steps of a round is to be cut.
+
+        Their damping trusts one secant on one mini-batch, which may tell far too little.
+
+        Parameters
+        ----------
+        step: its length.
+        size: norm of the model that makes it.
+        """
+        if not self._adaptive or size == 0:
+            return 1.0
+        return min(1.0, STRIDE * size / step) if step > 0 else 1.0
 
     def shorten(self, step: float, size: float) -> float:
         """Factor, at most 1, by which a step is to be cut.
@@ -140,5 +155,5 @@ class Penalty:
 
     def restart(self) -> None:
         """Forget curvatures and steps, which were those of a run that had lost its way."""
-        self.needed = self.transfer = self.moved = 0.0
+        self.needed = self.moved = 0.0
         self.steps, self.stepped = [], 0

@@ -226,14 +226,18 @@ class Server(Method):
         penalty = self.penalty.total(self.rho * len(known), curvature, 0.0 if implicit else bend)
         damping = self.penalty.damping(penalty, bend) if steps > 1 else 0.0
         # Exact: [2 lambda w theta_c + sum] / (2 lambda w + P), as a step from theta.
-        exact = 2 * lambda_ * self.distance
+        exact, size = 2 * lambda_ * self.distance, float(theta.norm())
         move = drift.sub(slope, alpha=lambda_).div_(penalty + damping + exact)
+        if steps > 1:
+            move.mul_(self.penalty.stride(float(move.norm()), size))
         for _ in range(steps - 1):
             assert self.knowledge is not None
             slope_k, terms = self.knowledge.gradient(theta + move)
-            move.mul_(damping).add_(drift).sub_(slope_k, alpha=lambda_).div_(penalty + damping)
+            more = move.mul(damping).add_(drift).sub_(slope_k, alpha=lambda_)
+            more.div_(penalty + damping).sub_(move)
+            move.add_(more, alpha=self.penalty.stride(float(more.norm()), size))
         self.used = penalty / len(known)
-        move.mul_(self.penalty.shorten(float(move.norm()), float(theta.norm())))
+        move.mul_(self.penalty.shorten(float(move.norm()), size))
         self.model = self.model.with_vector(theta.add_(move).numpy())
         length = self.penalty.moved = float(move.norm())
         self.penalty.stepped = round

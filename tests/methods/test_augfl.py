@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from client_app.methods.augfl import train
 from common.errors import RunError
 from common.tensors import Tensors
+from server_app.admm.penalty import STRIDE
 from server_app.aggregation.replies import Replies
 from server_app.method import Setup, Source
 from server_app.methods.augfl import Server, Settings
@@ -287,6 +289,23 @@ def test_many_server_steps_solve_the_proximal_problem():
     expected = np.linalg.solve(matrix, lambda_ * knowledge.R @ knowledge.c + penalty * z)
     play(server, train, devices, [1])
     np.testing.assert_allclose(server.model.vector, expected, atol=1e-4)
+
+
+class Flat(QuadraticKnowledge):
+    """Its secant tells nothing of its curvature, as a first mini-batch may."""
+
+    def curvature(self, vector: Tensor, gradient: Tensor) -> float:
+        return 0.0
+
+
+def test_the_servers_steps_do_not_trust_a_flat_secant():
+    """Five steps of 30 times too long would end anywhere; here, within five strides."""
+    strong = {"lambda": 30.0, "server-steps": 5, "adaptive-rho": True}
+    server, devices = make(knowledge=Flat(5, strength=4.0), **strong)
+    start = server.model.vector.copy()
+    play(server, train, devices, [1])
+    moved = np.linalg.norm(server.model.vector - start)
+    assert 0 < moved < 1.001 * 5 * STRIDE * np.linalg.norm(start)
 
 
 def test_exact_update_is_for_one_step_alone():
