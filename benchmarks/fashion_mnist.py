@@ -1,4 +1,4 @@
-"""Fashion-MNIST in the paper's setting, on a clean split: with and without the private model.
+"""Fashion-MNIST, pairs as published, on a clean split: with and without the private model.
 
     python -m benchmarks.fashion_mnist [--partition random-pairs] [--seeds 5] [--rounds 60]
 
@@ -44,14 +44,14 @@ DATA = {
     "knowledge.batch-size": 128,
 }
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "FedAvg": ("fedavg", {"method": "fedavg", "fedavg.sgd.lr": 0.05, "fedavg.sgd.epochs": 1}),
+    "FedAvg": ("fedavg", {"method": "fedavg"}),
     "Per-FedAvg": (
         "per_fedavg",
         {"method": "per_fedavg", "per_fedavg.beta": 0.1, "per_fedavg.delta": 0.002},
     ),
     "AugFL without the private model": ("without", {"augfl.lambda": 0.0, "augfl.rho": 0.25}),
     "AugFL": ("with", {"augfl.lambda": 1.0, "augfl.rho": 0.25}),
-    "Transfer only": ("transfer", {"method": "transfer", "transfer.rate": 0.1}),
+    "Transfer only": ("transfer", {"method": "transfer"}),
 }
 
 

@@ -64,6 +64,9 @@ class DataSettings(Settings):
         0.2, gt=0, lt=1, description="Share of a client's images to adapt on."
     )
     server_images: int = Field(300, ge=0, description="Size of the server's own set D_s.")
+    server_classes: int = Field(
+        0, ge=0, description="Classes, the first, that the server has images of; 0: all."
+    )
     pretrain_images: int = Field(500, ge=0, description="Images the private model may train on.")
     weight_limit: float = Field(
         3.0, ge=0, description="Devices' own images: most that one counts for, in medians; 0: any."
@@ -134,7 +137,8 @@ class RunSettings(Settings):
     rounds: int = Field(30, ge=0, le=1_000_000, description="Rounds of training.")
     model: str = Field("cnn-tiny", description="Architecture of the clients' model.")
     pretrained_weights: str = Field(
-        "", description="Its start: a tag of torchvision's weights or a file on the server."
+        "",
+        description="Its start: a tag of torchvision's weights, or a file, such as a run's model.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Of initialisation, sampling and batches.")
     run_name: str = Field(

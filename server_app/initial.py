@@ -1,4 +1,5 @@
-"""The model that a run starts from: freshly initialised, or with published or local weights.
+"""The model that a run starts from: freshly initialised, or with published or local weights,
+such as those that another run has ended with.
 
 Devices get it over the wire; none of them fetches anything.
 """
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from common.config import RunSettings
 from common.errors import ModelError
+from common.modelfile import load_model
 from common.models import FlatModel, build
 from server_app.private.architectures import last_linear_name
 from server_app.private.published import torchvision_state
@@ -80,7 +82,11 @@ def copy_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -
 
 def _read(name: str, source: str) -> dict[str, Tensor]:
     if Path(source).suffix in _SUFFIXES or len(Path(source).parts) > 1:
-        return read_weights(Path(source).expanduser())
+        path = Path(source).expanduser()
+        weights = read_weights(path)
+        # The model of a run is read by those who know its form, and its checksum.
+        own = any(name.startswith("model/") for name in weights)
+        return dict(load_model(path)[0].module.state_dict()) if own else weights
     library, _, rest = name.rpartition(":")
     network = rest if library in ("", "torchvision") else ""
     if not _is_torchvision(network):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.error
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,18 @@ def test_a_run_begins_with_the_weights_and_no_round_when_they_are_wrong(tmp_path
     with pytest.raises(ModelError, match="no checkpoint"):
         simulate(config | {"pretrained-weights": "gone.pth"}, server, told.append)
     assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_a_run_starts_from_the_model_of_another(small_run: Callable[..., Path]):
+    """The server first, then the fleet."""
+    options = {"rounds": 1, "augfl.lambda": 0.0}
+    first = small_run("augfl", options | {"run-name": "first", "seed": 3})
+    model = first / "models" / "last.safetensors"
+    options |= {"rounds": 0, "pretrained-weights": str(model)}
+    second = small_run("fedavg", options | {"run-name": "second"})
+    trained, taken = (load_model(f / "models/last.safetensors")[0].vector for f in (first, second))
+    assert torch.equal(trained, taken)
+    damaged = model.with_name("damaged.safetensors")
+    damaged.write_bytes(model.read_bytes()[:-4] + b"ABCD")
+    with pytest.raises(ModelError, match="checksum"):
+        small_run("fedavg", {"run-name": "third", "pretrained-weights": str(damaged)})

@@ -135,8 +135,18 @@ def server_parts(labels: Indices, settings: DataSettings) -> tuple[Indices, Indi
         )
     random = stream(settings.seed, "server")
     pool = np.arange(len(labels), dtype=np.int64)
+    known = labels < (settings.server_classes or np.inf)
+    pool, others = pool[known], pool[~known]
+    if wanted > len(pool):
+        raise DataError(
+            f"the server's parts need {wanted} images, but the server-classes="
+            f"{settings.server_classes} that it knows have {len(pool)}: raise that, or lower "
+            "pretrain-images or server-images"
+        )
     pretrain, pool = take(labels, pool, settings.pretrain_images, random)
     server, pool = take(labels, pool, settings.server_images, random)
+    if len(others):
+        pool = random.permutation(np.concatenate([pool, others]))
     return pretrain, server, pool
 
 

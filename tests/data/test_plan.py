@@ -52,6 +52,17 @@ def test_no_image_has_two_holders(labels: Indices, partition: str) -> None:
             assert set(labels[client.support]) == set(labels[client.query]) == set(client.classes)
 
 
+def test_the_server_may_lack_classes_that_clients_have() -> None:
+    labels = load("digits").labels
+    made = plan(labels, DataSettings(server_classes=5, **SMALL))
+    assert set(labels[made.pretrain]) == set(labels[made.server]) == set(range(5))
+    assert {label for client in made.clients for label in client.classes} == set(range(10))
+    used = all_indices(made)
+    assert len(np.unique(used)) == len(used)
+    with pytest.raises(DataError, match=r"server-classes=2 that it knows have 360"):
+        plan(labels, DataSettings(server_classes=2, **SMALL))
+
+
 def test_published_partition_has_the_published_counts() -> None:
     """Fashion-MNIST, 50 users: 20 to 40 images, 30 on average, 4-8 support and 16-32 query."""
     labels = uniform(10, 7000)
