@@ -2,7 +2,7 @@
 
     python -m benchmarks.knowledge
 
-The demo's setting as in ``benchmarks.digits``, 20 rounds, three deals. Each gain is paired with a
+The setting of ``benchmarks.digits``, 20 rounds, three deals. Each gain is paired with a
 run without the private model on the same deal. D_s "of another domain" are the same images
 changed on purpose; its labels stay right.
 """

@@ -65,10 +65,10 @@ def options(
 
 @app.command()
 def demo(
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each run.")] = 15,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each run.")] = 10,
     folder: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/demo"),
 ) -> None:
-    """Start a fleet on this machine and compare AugFL with and without the private model."""
+    """Start a fleet on this machine and compare AugFL with FedAvg and with either half alone."""
     from deploy.demo import demo as run_demo
 
     run_demo(rounds, folder, console)

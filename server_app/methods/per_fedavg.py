@@ -18,7 +18,7 @@ class Settings(MethodSettings):
     variant: Literal["first-order", "hessian-free"] = Field(
         "hessian-free", description="How the Hessian is treated: dropped, or by differences."
     )
-    delta: float = Field(0.01, gt=0, le=1, description="Step of the finite difference.")
+    delta: float = Field(0.002, gt=0, le=1, description="Step of the finite difference.")
     batch_size: int = Field(0, ge=0, description="Images a gradient; 0 takes all.")
 
     @property
