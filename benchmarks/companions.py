@@ -55,16 +55,16 @@ FINE = list(product((1, 5, 20, 50), (0.02, 0.05, 0.1, 0.2)))
 """Steps and rates of fine-tuning on the support set."""
 
 METHODS: dict[str, tuple[dict[str, Any], str, list[Any]]] = {
-    "Untrained": ({"method": "fedavg", "rounds": 0}, "fedavg.lr", [0.05]),
-    "FedAvg": ({"method": "fedavg"}, "fedavg.lr", RATES),
-    "FedProx": ({"method": "fedprox"}, "fedprox.lr", RATES),
+    "Untrained": ({"method": "fedavg", "rounds": 0}, "fedavg.sgd.lr", [0.05]),
+    "FedAvg": ({"method": "fedavg"}, "fedavg.sgd.lr", RATES),
+    "FedProx": ({"method": "fedprox"}, "fedprox.sgd.lr", RATES),
     "Per-FedAvg, 5 steps": ({"method": "per_fedavg"}, "per_fedavg.beta", [0.05, 0.1, 0.2]),
     "Transfer only, tasks": ({"method": "transfer", **TASKS}, "transfer.rate", RATES),
     "Transfer only, labels alone": ({"method": "transfer", **LABELS}, "transfer.rate", RATES),
     "Transfer only, private model alone": (
         {"method": "transfer", **ANSWERS}, "transfer.rate", RATES,
     ),
-    "Server first, then FedAvg": ({"method": "fedavg", "first": TASKS}, "fedavg.lr", RATES),
+    "Server first, then FedAvg": ({"method": "fedavg", "first": TASKS}, "fedavg.sgd.lr", RATES),
     "AugFL without": ({"augfl.lambda": 0.0}, "augfl.rho", [0.1, 0.35, 1.0]),
     "AugFL, tasks": (TASKS, "augfl.lambda", LAMBDAS),
     "AugFL, labels alone": (LABELS, "augfl.lambda", LAMBDAS),
@@ -123,7 +123,7 @@ class Bench:
         fine = f"{_mean([r['fine'][at] for r in runs])}, {FINE[at][0]} steps of {FINE[at][1]}"
         return [
             f"| {name} | {_mean([r['before'] for r in runs])} | {_mean([r['after'] for r in runs])}"
-            f" | {fine} | {key.partition('.')[2]} {best:g}{end} | {_gradients(name):g} "
+            f" | {fine} | {key.rpartition('.')[2]} {best:g}{end} | {_gradients(name):g} "
             f"| {np.mean([r['step'] for r in runs]):.3f} |"
         ]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from server_app.penalty import GROWTH, MARGIN, REACH, STRIDE, Penalty
+from server_app.admm.penalty import GROWTH, MARGIN, REACH, STRIDE, Penalty
+from server_app.saved import load, save
 
 
 def test_a_fixed_penalty_is_what_was_set():
@@ -69,7 +70,7 @@ def test_goes_on_from_its_state():
         one.total(1.0, step, step)
         one.damping(1.0, step)
         one.shorten(step**2, 1e9)
-    two.load_state(one.state())
+    load(two, save(one))
     assert two.total(1.0, 0.1, 0.1) == one.total(1.0, 0.1, 0.1)
     assert two.damping(1.0, 0.1) == one.damping(1.0, 0.1)
     assert two.shorten(1e6, 1e9) == one.shorten(1e6, 1e9)

@@ -41,7 +41,7 @@ class Settings(MethodSettings):
     augmentation: Augmentation = Field(
         "none", description="Of the proxy's images; teachers see them as they are."
     )
-    sgd: LocalSgd = LocalSgd(lr=0.01, momentum=0.9, weight_decay=5e-4, batch_size=32)
+    sgd: LocalSgd = LocalSgd(lr=0.01, momentum=0.9, weight_decay=5e-4, epochs=5, batch_size=32)
 
 
 class Server(Averaging):

@@ -9,7 +9,7 @@ from server_app.method import MethodSettings
 class Settings(MethodSettings):
     """Local SGD."""
 
-    sgd: LocalSgd = LocalSgd()
+    sgd: LocalSgd = LocalSgd(epochs=5, batch_size=10)
 
 
 class Server(Averaging):

@@ -12,7 +12,7 @@ class Settings(MethodSettings):
     """Local SGD with a proximal term."""
 
     mu: float = Field(0.01, ge=0, le=100, description="Weight of mu/2 ||theta - theta^t||^2.")
-    sgd: LocalSgd = LocalSgd()
+    sgd: LocalSgd = LocalSgd(epochs=5, batch_size=10)
 
 
 class Server(Averaging):

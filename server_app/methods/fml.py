@@ -13,7 +13,7 @@ class Settings(MethodSettings):
 
     alpha: float = Field(0.5, ge=0, le=1, description="Own model: weight of cross-entropy.")
     beta: float = Field(0.5, ge=0, le=1, description="Shared model: weight of cross-entropy.")
-    sgd: LocalSgd = LocalSgd()
+    sgd: LocalSgd = LocalSgd(epochs=5, batch_size=10)
 
 
 class Server(Averaging):

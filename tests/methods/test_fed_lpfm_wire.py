@@ -60,7 +60,8 @@ def fleet(
 def run_fleet(
     small_run: Run, teachers: list[Path | None], sniff: list[bytes] | None = None, **more: Any
 ) -> list[dict[str, Any]]:
-    config = {**DATA, "method": "fed_lpfm", "fed_lpfm.sgd.lr": 0.05, "data.sources": 3, **more}
+    sgd = {"fed_lpfm.sgd.lr": 0.05, "fed_lpfm.sgd.epochs": 1}
+    config = {**DATA, "method": "fed_lpfm", **sgd, "data.sources": 3, **more}
     return recorded(small_run("fed_lpfm", config, grid=fleet(teachers, config, sniff)))
 
 

@@ -28,7 +28,7 @@ START = Tensors.pack({"theta": np.linspace(-1, 1, 5).astype(np.float32)})
 @pytest.mark.parametrize("mu", [0.01, 0.5, 3.0])
 def test_reaches_the_proximal_minimiser(mu: float):
     device = QuadraticDevice(1)
-    server = Server(Settings(mu=mu, sgd=LocalSgd(lr=0.2, epochs=800)), Setup(START))
+    server = Server(Settings(mu=mu, sgd=LocalSgd(lr=0.2, epochs=800, batch_size=0)), Setup(START))
     theta = server.model.vector.astype(float)
     for round in (1, 2):
         theta = np.linalg.solve(device.S + mu * np.eye(5), device.S @ device.a + mu * theta)
@@ -37,7 +37,7 @@ def test_reaches_the_proximal_minimiser(mu: float):
 
 
 def test_without_mu_it_is_fedavg():
-    options = LocalSgd(lr=0.2, epochs=4, momentum=0.3)
+    options = LocalSgd(lr=0.2, epochs=4, momentum=0.3, batch_size=0)
     prox = Server(Settings(mu=0.0, sgd=options), Setup(START))
     average = server_app.methods.fedavg.Server(
         server_app.methods.fedavg.Settings(sgd=options), Setup(START)

@@ -48,7 +48,7 @@ def test_hessian_free_finds_the_optimum_and_first_order_another_point():
     best = np.linalg.solve(matrix, vector)
     distances = {}
     for variant in ("hessian-free", "first-order"):
-        options = {"alpha": ALPHA, "beta": BETA, "variant": variant}
+        options = {"alpha": ALPHA, "beta": BETA, "variant": variant, "steps": 1}
         server = Server(Settings.model_validate(options), Setup(START))
         play(server, train, devices, range(1, 300))
         distances[variant] = np.abs(server.model.vector - best).max()
