@@ -49,6 +49,7 @@ class Fleet:
         *,
         warm: bool = True,
         database: bool = False,
+        without: str = "",
         server_environment: Mapping[str, str] | None = None,
         threads: int = 1,
         notice: Callable[[str], None] = lambda _: None,
@@ -61,6 +62,7 @@ class Fleet:
         nodes: the devices; names must differ.
         warm: devices of ``augflower node``; otherwise Flower's own ``flower-supernode``.
         database: keep the SuperLink's state in a file, so that it survives the SuperLink.
+        without: adaptations of the SuperLink that are left out, see ``superlink.py``.
         server_environment: added to the environment of the ServerApp, and of nothing else.
         threads: threads for arithmetic of each process of a device.
         notice: told, in one line each, what has come online.
@@ -77,7 +79,9 @@ class Fleet:
         self._notice = notice
         self._fleet_port, self._http_port = free_port(), free_port()
         environment = _importable(flower_environment(self.home / "superlink"))
-        self._superlink = self._process("superlink", self._superlink_command(database), environment)
+        self._superlink = self._process(
+            "superlink", self._superlink_command(database, without), environment
+        )
         self._superexec = self._process(
             "superexec",
             self._superexec_command(),
@@ -123,6 +127,11 @@ class Fleet:
     def address(self) -> str:
         """``host:port`` of the SuperLink's control API, where runs are submitted."""
         return self._http_address
+
+    @property
+    def fleet_address(self) -> str:
+        """``host:port`` of the SuperLink's fleet API, which devices speak."""
+        return f"127.0.0.1:{self._fleet_port}"
 
     def log(self, name: str) -> Path:
         """The log of a device, of ``superlink``, or of ``superexec``, which has the ServerApp's."""
@@ -237,7 +246,7 @@ class Fleet:
         command = [sys.executable, "-m", "deploy.superlink"]
         command += ["--insecure", "--isolation", "process"]
         command += ["--host", "127.0.0.1", "--port", str(self._http_port)]
-        command += ["--fleet-api-address", f"127.0.0.1:{self._fleet_port}"]
+        command += ["--fleet-api-address", self.fleet_address]
         if database:
             command += ["--database", str(self.home / "superlink" / "state.db")]
         return command
@@ -250,7 +259,7 @@ class Fleet:
         folder = self.home / "nodes" / node.name
         config = folder / "node.toml"
         write_atomic(config, toml_lines(node.config))
-        command = ["--insecure", "--superlink", f"127.0.0.1:{self._fleet_port}"]
+        command = ["--insecure", "--superlink", self.fleet_address]
         command += ["--node-config", str(config), "--port", str(free_port())]
         program = [sys.executable, "-m", "deploy.node"] if self._warm else ["flower-supernode"]
         environment = _importable(flower_environment(folder / "flower", threads))

@@ -7,12 +7,17 @@ import time
 from pathlib import Path
 
 import pytest
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore import sql_mixin
+from flwr.supercore.corestate.sql_corestate import SqlCoreState
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
+from flwr.superlink.federation import NoOpFederationManager
 
 from common.errors import SettingsError
 from deploy.adaptation import Adaptation, adapt, fingerprint
 from deploy.superlink import ADAPTATIONS, WITHOUT, chosen
+from deploy.superlink_adaptations.database import EVERY, Leisure
 
 
 @pytest.mark.parametrize("adaptation", ADAPTATIONS, ids=lambda adaptation: adaptation.name)
@@ -50,8 +55,13 @@ def test_what_flower_changed_is_left_alone_and_said(caplog: pytest.LogCaptureFix
 
 @pytest.fixture
 def adapted(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("create_engine", "SQLITE_PRAGMAS"):  # put back afterwards
-        monkeypatch.setattr(sql_mixin, name, getattr(sql_mixin, name))
+    for place, names in {  # put back afterwards
+        sql_mixin: ("create_engine", "SQLITE_PRAGMAS"),
+        SqlCoreState: ("_cleanup_expired_task_tokens",),
+        SqlLinkState: ("store_traffic", "get_run_info", "_claim_message_ins_rows"),
+    }.items():
+        for name in names:
+            monkeypatch.setattr(place, name, getattr(place, name))
     (database,) = (adaptation for adaptation in ADAPTATIONS if adaptation.name == "database")
     database.apply()
 
@@ -102,3 +112,62 @@ def test_readers_do_not_wait_and_a_failed_write_leaves_its_turn(tmp_path: Path):
         assert found == [{"object_id": "a"}]
     with sqlite3.connect(tmp_path / "state.db") as database:
         assert database.execute("SELECT count(*) FROM objects").fetchone() == (2,)
+
+
+def link_state(folder: Path) -> SqlLinkState:
+    state = SqlLinkState(str(folder / "link.db"), NoOpFederationManager(), InMemoryObjectStore())
+    state.initialize()
+    return state
+
+
+@pytest.mark.usefixtures("adapted")
+def test_an_empty_look_for_messages_does_not_wait_for_writers(tmp_path: Path):
+    state = link_state(tmp_path)
+    with sqlite3.connect(tmp_path / "link.db", isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        begun = time.monotonic()
+        assert state.get_message_ins(node_id=7, limit=1) == []
+        assert time.monotonic() - begun < 1
+        other.execute("ROLLBACK")
+
+
+def test_what_has_no_haste_is_done_once_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+):
+    written: list[tuple[int, int, int]] = []
+    expired: list[object] = []
+
+    def store_traffic(self: object, run_id: int, *, bytes_sent: int, bytes_recv: int) -> None:
+        written.append((run_id, bytes_sent, bytes_recv))
+
+    monkeypatch.setattr(SqlLinkState, "store_traffic", store_traffic)
+    monkeypatch.setattr(SqlCoreState, "_cleanup_expired_task_tokens", expired.append)
+    request.getfixturevalue("adapted")
+    state = link_state(tmp_path)
+    for _ in range(100):
+        state.store_traffic(5, bytes_sent=3, bytes_recv=2)
+        state.get_run_status({5})
+    assert len(written) <= 2
+    assert len(expired) <= 2
+    time.sleep(EVERY)
+    state.get_run_info(run_ids=[5])
+    state.get_run_status({5})
+    assert [sum(column) for column in zip(*written, strict=True)][1:] == [300, 200]
+    assert 2 <= len(expired) <= 3
+
+
+def test_leisure_tells_one_of_many_threads():
+    now = [0.0]
+    leisure, told = Leisure(1.0, lambda: now[0]), []
+
+    def ask() -> None:
+        told.append(leisure.due())
+
+    for moment in (0.0, 0.9, 1.0):
+        now[0] = moment
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sum(told) == 2
