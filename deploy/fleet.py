@@ -25,6 +25,7 @@ from deploy.environment import flower_environment
 from deploy.node import free_port
 from deploy.processes import Process, stop_all
 from deploy.signals import terminable, undisturbed
+from deploy.superlink import WITHOUT
 
 START_TIMEOUT = 120.0
 _GRACE = 8.0
@@ -80,7 +81,7 @@ class Fleet:
         self._fleet_port, self._http_port = free_port(), free_port()
         environment = _importable(flower_environment(self.home / "superlink"))
         self._superlink = self._process(
-            "superlink", self._superlink_command(database, without), environment
+            "superlink", self._superlink_command(database), environment | {WITHOUT: without}
         )
         self._superexec = self._process(
             "superexec",

@@ -40,7 +40,7 @@ def superlink_command(registry: Registry, host: str = LOOPBACK) -> list[str]:
         "--superexec-auth-secret-file": f"{config}/executor.secret",
     }
     switches = ["--enable-supernode-auth", "--disable-runtime-dependency-installation"]
-    return ["flower-superlink", *switches, *(p for option in options.items() for p in option)]
+    return ["augflower", "superlink", *switches, *(p for option in options.items() for p in option)]
 
 
 def executor_command(registry: Registry, host: str = LOOPBACK) -> list[str]:

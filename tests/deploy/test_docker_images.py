@@ -64,9 +64,19 @@ def test_only_the_servers_image_has_the_servers_half(name: str):
     assert "COPY server_app" in stage("server")
 
 
-@pytest.mark.parametrize("words", [["--help"], ["doctor", "--help"], ["node", "--help"]])
-def test_a_device_s_image_has_all_that_its_commands_need(tmp_path: Path, words: list[str]):
-    copied = re.sub(r"\\\n\s*", "", stage("device"))
+@pytest.mark.parametrize(
+    ("name", "absent", "words"),
+    [
+        ("device", ["server_app"], ["--help"]),
+        ("device", ["server_app"], ["doctor", "--help"]),
+        ("device", ["server_app"], ["node", "--help"]),
+        ("superlink", ["server_app", "torch", "PIL"], ["superlink", "--help"]),
+    ],
+)
+def test_an_image_has_all_that_its_commands_need(
+    tmp_path: Path, name: str, absent: list[str], words: list[str]
+):
+    copied = re.sub(r"\\\n\s*", "", stage(name))
     for line in re.findall(r"^COPY (?!-)(.*)$", copied, re.M):
         *sources, target = line.split()
         for source in sources:
@@ -77,7 +87,7 @@ def test_a_device_s_image_has_all_that_its_commands_need(tmp_path: Path, words: 
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / source, place)
     code = (
-        "import sys; sys.modules['server_app'] = None; "
+        f"import sys; sys.modules |= dict.fromkeys({absent}); "
         f"sys.argv = ['augflower', *{words}]; from deploy.cli import main; main()"
     )
     done = subprocess.run(
@@ -149,7 +159,7 @@ def test_containers_may_change_nothing_but_their_volumes(services: dict[str, dic
 
 def test_flower_takes_the_arguments(services: dict[str, dict[str, Any]]):
     link = services["superlink"]["command"]
-    options = _parse_args_run_superlink().parse_args(link[1:])
+    options = _parse_args_run_superlink().parse_args(link[2:])
     assert (options.enable_supernode_auth, options.isolation) == (True, "process")
     program, name, *arguments = services["executor"]["command"]
     assert (program, name) == ("augflower", "superexec")

@@ -126,7 +126,7 @@ def test_flower_takes_the_arguments(monkeypatch: pytest.MonkeyPatch):
     taken = _parse_args().parse_args(executor[1:])
     assert (executor[0], str(taken.executor)) == ("flower-superexec", "kubernetes")
     link = find("StatefulSet", "superlink")["spec"]["template"]["spec"]["containers"][0]["args"]
-    options = _parse_args_run_superlink().parse_args(link[1:])
+    options = _parse_args_run_superlink().parse_args(link[2:])
     assert options.enable_supernode_auth
     assert options.isolation == "process"
     assert "insecure" not in shlex.join(link + executor)
