@@ -3,32 +3,56 @@
 Flower 1.39 keeps its state in one SQLite file in WAL mode, to which one connection at a time
 writes. The others sleep and look again, so that late ones overtake early ones; whoever has waited
 for 5 s ends its call with INTERNAL, "database is locked". And nearly every call writes: it expires
-the tokens of tasks, counts bytes, and claims messages where there is none. Four things change:
+the tokens of tasks, counts bytes, and claims messages where there is none. What changes:
 
 - All writers are threads of this process. A lock of their own wakes the next one at once.
 - Tokens of tasks, which live for a minute, are expired once a second.
 - Bytes sent and received are added up in memory, and written once a second. A SuperLink that is
   killed loses the last second of them; nothing but ``flwr list`` shows them.
-- An empty look for messages reads, and does not write.
+- An empty look for messages does not write; nor does it read where none was stored since the last.
+  A message is found when all of its parts are there: Flower shows its head at once, and devices
+  then ask for its parts again and again.
+- The node of a public key is remembered until a node is deleted.
+- Threads take turns at computing ten times as often as Python lets them.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from deploy.adaptation import Adaptation
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+Answer = TypeVar("Answer")
+
 PATIENCE = 60.0
 """Seconds that a writer waits for its turn, and then again for SQLite's own lock."""
 EVERY = 1.0
 """Seconds between two writes of what is of no haste."""
+WHOLE = 180.0
+"""Seconds for which a message waits for its parts, as long as Flower lets its sender push them."""
+SWITCH = 0.0005
+"""Seconds for which a thread may compute while another one waits to; Python's own are 5 ms, which
+a thread waits for after each statement of its transaction, as it gives up its turn at each."""
+_OLDEST = """
+    SELECT message_id, created_at FROM message_ins
+    WHERE dst_node_id = :node AND delivered_at = ''
+    ORDER BY created_at, message_id LIMIT 1
+"""
+_LACKING = """
+    WITH RECURSIVE tree(part) AS (
+        SELECT :message
+        UNION SELECT child_id FROM object_children JOIN tree ON parent_id = part
+    )
+    SELECT 1 FROM tree JOIN objects ON object_id = part WHERE is_available = 0 LIMIT 1
+"""
 _WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE)
 _HELD = "augflower writes"
 
@@ -41,6 +65,11 @@ FINGERPRINTS = {
     "get_run_info": "4942d132f125b505024a386e8fff31fa9c13f5273ee70e0ed975286542120861",
     "get_message_ins": "4299efc545e677d71946ae389dadd570a8dc835f85bdb97787f3a6a38e0aa9ac",
     "_claim_message_ins_rows": "cd74f93ce469fc83df3885f3598a34b2f304ca25a841bbcb105894d27a5f5013",
+    "store_message_ins": "03ff7e13cf98ba01d8b70a6c55fc6b50ac9808839f2f8f45ccf61f98edb25ed6",
+    "store_message": "1fd5d65c086f3d6b56892ebdf517a47e66e94bcfd12bca50089ba1b15f5817c1",
+    "create_run": "44f677818ba5bce42c6a16135a9b07ce1be5ceff8f338417e19b2da33c05f46a",
+    "get_node_id": "963255b24bed0d35a811da8123c25d071eea95e6d03a4652d94b8aaa190176e3",
+    "delete_node": "25f36ea18a8cf615d39abff0bd63d51d149a297f4997cd1f934d8ce16644819d",
 }
 """SHA-256 of the source of each function that is adapted or relied upon (flwr 1.39.0)."""
 
@@ -59,14 +88,21 @@ def _functions() -> dict[str, Any]:
         "get_run_info": SqlLinkState.get_run_info,
         "get_message_ins": SqlLinkState.get_message_ins,
         "_claim_message_ins_rows": SqlLinkState._claim_message_ins_rows,
+        "store_message_ins": SqlLinkState.store_message_ins,
+        "store_message": SqlLinkState.store_message_and_object_tree,
+        "create_run": SqlLinkState.create_run,
+        "get_node_id": SqlLinkState.get_node_id_by_public_key,
+        "delete_node": SqlLinkState.delete_node,
     }
 
 
 def _apply() -> None:
+    sys.setswitchinterval(SWITCH)
     _take_turns_everywhere()
     _expire_tokens_at_leisure()
     _count_bytes_at_leisure()
     _look_before_claiming()
+    _know_keys()
 
 
 def _take_turns_everywhere() -> None:
@@ -187,25 +223,115 @@ def _count_bytes_at_leisure() -> None:
     SqlLinkState.get_run_info = get_run_info  # type: ignore[method-assign]
 
 
+class Memo(Generic[Answer]):
+    """Answers of the database that hold until it is written to."""
+
+    def __init__(self, lasting: Callable[[Answer], bool]) -> None:
+        """``lasting``: whether an answer is worth keeping."""
+        self._lasting = lasting
+        self._known: dict[Hashable, Answer] = {}
+        self._writes, self._lock = 0, threading.Lock()
+
+    def ask(self, key: Hashable, question: Callable[[], Answer]) -> Answer:
+        """The answer to a question; not kept where something was written meanwhile."""
+        with self._lock:
+            if key in self._known:
+                return self._known[key]
+            writes = self._writes
+        answer = question()
+        with self._lock:
+            if writes == self._writes and self._lasting(answer):
+                self._known[key] = answer
+        return answer
+
+    def forget(self) -> None:
+        """Something was written, and is there for all to read."""
+        with self._lock:
+            self._writes += 1
+            self._known.clear()
+
+    def forget_one(self, key: Hashable) -> None:
+        """The same, of what one key is asked about."""
+        with self._lock:
+            self._writes += 1
+            self._known.pop(key, None)
+
+
 def _look_before_claiming() -> None:
     from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
     from flwr.supercore.utils import uint64_to_int64
 
     claim = SqlLinkState._claim_message_ins_rows
+    store, store_all = SqlLinkState.store_message_ins, SqlLinkState.store_message_and_object_tree
+    create_run = SqlLinkState.create_run
+
+    def waiting(self: Any) -> Memo[bool]:
+        return vars(self).setdefault("_augflower_waiting", Memo[bool](lambda found: not found))
 
     def _claim_message_ins_rows(
         self: Any, node_id: int, limit: int | None, run_id: int | None = None
     ) -> list[dict[str, Any]]:
-        # Some that it finds may have expired; the claim, which writes, looks closer.
-        found = self.query(
-            "SELECT 1 FROM message_ins WHERE dst_node_id = :node AND delivered_at = '' LIMIT 1",
-            {"node": uint64_to_int64(node_id)},
-        )
-        return claim(self, node_id, limit, run_id) if found else []
+        # The claim, which writes, looks closer: what is found here may have expired.
+        oldest: list[dict[str, Any]] = []
 
-    SqlLinkState._claim_message_ins_rows = (  # type: ignore[method-assign]
-        _claim_message_ins_rows
+        def look() -> bool:
+            oldest.extend(self.query(_OLDEST, {"node": uint64_to_int64(node_id)}))
+            return bool(oldest)
+
+        if not waiting(self).ask(node_id, look):
+            return []
+        message = oldest[0]
+        young = time.time() - message["created_at"] < WHOLE
+        if young and self.query(_LACKING, {"message": message["message_id"]}):
+            return []
+        return claim(self, node_id, limit, run_id)
+
+    def store_message_ins(self: Any, message: Any) -> Any:
+        stored = store(self, message)
+        waiting(self).forget_one(message.metadata.dst_node_id)
+        return stored
+
+    def store_message_and_object_tree(self: Any, message: Any, *others: Any) -> Any:
+        # The transaction around both has ended when it returns.
+        stored = store_all(self, message, *others)
+        waiting(self).forget_one(message.metadata.dst_node_id)
+        return stored
+
+    def create_run_(self: Any, *args: Any, **kwargs: Any) -> Any:
+        run = create_run(self, *args, **kwargs)
+        waiting(self).forget()  # it may come with a message
+        return run
+
+    state: Any = SqlLinkState
+    state._claim_message_ins_rows = _claim_message_ins_rows
+    state.store_message_ins = store_message_ins
+    state.store_message_and_object_tree = store_message_and_object_tree
+    state.create_run = create_run_
+
+
+def _know_keys() -> None:
+    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+
+    look, delete = SqlLinkState.get_node_id_by_public_key, SqlLinkState.delete_node
+
+    def keys(self: Any) -> Memo[int | None]:
+        return vars(self).setdefault(
+            "_augflower_keys", Memo[int | None](lambda node: node is not None)
+        )
+
+    def get_node_id_by_public_key(self: Any, public_key: bytes) -> int | None:
+        return keys(self).ask(public_key, lambda: look(self, public_key))
+
+    def delete_node(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            delete(self, *args, **kwargs)
+        finally:
+            keys(self).forget()
+
+    SqlLinkState.get_node_id_by_public_key = (  # type: ignore[method-assign]
+        get_node_id_by_public_key
     )
+    SqlLinkState.delete_node = delete_node  # type: ignore[method-assign]
 
 
 ADAPTATION = Adaptation(

@@ -2,8 +2,10 @@
 
 import logging
 import sqlite3
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from flwr.superlink.federation import NoOpFederationManager
 from common.errors import SettingsError
 from deploy.adaptation import Adaptation, adapt, fingerprint
 from deploy.superlink import ADAPTATIONS, WITHOUT, chosen
-from deploy.superlink_adaptations.database import EVERY, Leisure
+from deploy.superlink_adaptations.database import EVERY, WHOLE, Leisure, Memo
 
 
 @pytest.mark.parametrize("adaptation", ADAPTATIONS, ids=lambda adaptation: adaptation.name)
@@ -54,16 +56,23 @@ def test_what_flower_changed_is_left_alone_and_said(caplog: pytest.LogCaptureFix
 
 
 @pytest.fixture
-def adapted(monkeypatch: pytest.MonkeyPatch) -> None:
+def adapted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    interval = sys.getswitchinterval()
     for place, names in {  # put back afterwards
         sql_mixin: ("create_engine", "SQLITE_PRAGMAS"),
         SqlCoreState: ("_cleanup_expired_task_tokens",),
-        SqlLinkState: ("store_traffic", "get_run_info", "_claim_message_ins_rows"),
-    }.items():
+        SqlLinkState: (
+            "store_traffic", "get_run_info", "_claim_message_ins_rows", "store_message_ins",
+            "store_message_and_object_tree", "create_run", "get_node_id_by_public_key",
+            "delete_node",
+        ),
+    }.items():  # fmt: skip
         for name in names:
             monkeypatch.setattr(place, name, getattr(place, name))
     (database,) = (adaptation for adaptation in ADAPTATIONS if adaptation.name == "database")
     database.apply()
+    yield
+    sys.setswitchinterval(interval)
 
 
 @pytest.mark.usefixtures("adapted")
@@ -131,6 +140,45 @@ def test_an_empty_look_for_messages_does_not_wait_for_writers(tmp_path: Path):
         other.execute("ROLLBACK")
 
 
+@pytest.mark.usefixtures("adapted")
+def test_a_message_is_found_when_its_parts_are_there(tmp_path: Path):
+    path = str(tmp_path / "link.db")
+    store = SqlObjectStore(path)
+    store.initialize()
+    state = SqlLinkState(path, NoOpFederationManager(), store)
+    state.initialize()
+
+    def execute(statement: str, *values: object) -> None:
+        # Not by Flower, which would have the message's run and sender there too.
+        with sqlite3.connect(path) as database:
+            database.execute(statement, values)
+
+    def put(name: str, age: float) -> None:
+        execute(
+            "INSERT INTO message_ins (message_id, run_id, dst_node_id, delivered_at, created_at, "
+            "ttl) VALUES (?, 1, 7, '', ?, 1000)",
+            name, time.time() - age,
+        )  # fmt: skip
+        for part, there in ((name, 1), (f"{name} part", 0)):
+            execute(
+                "INSERT INTO objects (object_id, content, is_available, ref_count) "
+                "VALUES (?, '', ?, 0)",
+                part, there,
+            )  # fmt: skip
+        execute("INSERT INTO object_children VALUES (?, ?)", name, f"{name} part")
+
+    def claimed() -> list[str]:
+        return [row["message_id"] for row in state._claim_message_ins_rows(7, 1)]
+
+    put("young", age=1)
+    assert claimed() == []
+    execute("UPDATE objects SET is_available = 1 WHERE object_id = 'young part'")
+    assert claimed() == ["young"]
+    put("old", age=WHOLE + 1)
+    assert claimed() == ["old"]  # and Flower tells that its parts will not come
+    assert claimed() == []
+
+
 def test_what_has_no_haste_is_done_once_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ):
@@ -154,6 +202,36 @@ def test_what_has_no_haste_is_done_once_a_second(
     state.get_run_status({5})
     assert [sum(column) for column in zip(*written, strict=True)][1:] == [300, 200]
     assert 2 <= len(expired) <= 3
+
+
+@pytest.mark.usefixtures("adapted")
+def test_a_key_that_was_deleted_is_not_remembered(tmp_path: Path):
+    state = link_state(tmp_path)
+    node = state.create_node("owner", "account", b"key", 30)
+    assert state.get_node_id_by_public_key(b"other") is None
+    assert state.get_node_id_by_public_key(b"key") == node
+    assert state.get_node_id_by_public_key(b"key") == node
+    state.delete_node("owner", node)
+    assert state.get_node_id_by_public_key(b"key") is None
+    other = state.create_node("owner", "account", b"other", 30)
+    assert state.get_node_id_by_public_key(b"other") == other
+
+
+def test_an_answer_from_before_a_write_is_not_kept():
+    memo, answers = Memo[bool](lambda found: not found), [False, True]
+
+    def slow() -> bool:
+        answer = answers.pop(0)
+        if not answer:
+            memo.forget_one(7)  # a message is stored while the node is looking
+        return answer
+
+    assert memo.ask(7, slow) is False
+    assert memo.ask(7, slow) is True
+    assert memo.ask(7, lambda: False) is False
+    assert memo.ask(7, lambda: True) is False, "nothing was stored"
+    memo.forget_one(7)
+    assert memo.ask(7, lambda: True) is True
 
 
 def test_leisure_tells_one_of_many_threads():
