@@ -6,7 +6,8 @@ as long as the SuperNode.
 
 A server that was killed in a round plays that round again, and a reply that was lost is asked for
 again. What a device keeps to itself must then be what it was before that round, so ``write`` with
-a round keeps the version before it as well, and ``read`` can ask for it.
+a round keeps the version before it as well, and ``read`` can ask for it. What is written without a
+round is older than any.
 """
 
 from __future__ import annotations
@@ -60,46 +61,45 @@ class Memory:
 
         Parameters
         ----------
-        before: the newest that was written in an earlier round than this one, if there is one.
+        before: the newest that was written in an earlier round than this one. Of later rounds, in
+            which the server has gone back by more than one, the oldest that there is.
         """
         newest = self._parse(name)
-        if before is None or newest is None or newest[1].pop(_ROUND) < before:
-            return newest
+        if newest is None or before is None or newest[1] < before:
+            return newest and newest[0]
         older = self._parse(_BEFORE.format(name))
-        if older is not None:
-            del older[1][_ROUND]
-        return older
+        return older and older[0]
 
     def write(
         self,
         name: str,
         groups: Mapping[str, Tensors],
         notes: Mapping[str, Any],
-        round: int | None = None,
+        round: int = 0,
     ) -> None:
         """Replace what is kept under ``name``.
 
         Parameters
         ----------
-        round: with it, the version of an earlier round stays readable.
+        round: with it, the version of an earlier round stays readable; 0 is before all rounds.
         """
-        if round is not None:
-            newest = self._read_bytes(name)
-            kept = self._parse(name)
-            if newest is not None and kept is not None and kept[1][_ROUND] < round:
+        if round:
+            newest, kept = self._read_bytes(name), self._parse(name)
+            if newest is not None and kept is not None and kept[1] < round:
                 self._write_bytes(_BEFORE.format(name), newest)
-            notes = {**notes, _ROUND: round}
-        self._write_bytes(name, dump(groups, notes))
+        self._write_bytes(name, dump(groups, {**notes, _ROUND: round}))
 
-    def _parse(self, name: str) -> Kept | None:
+    def _parse(self, name: str) -> tuple[Kept, int] | None:
+        """What is kept under a name, and the round that it was written in."""
         content = self._read_bytes(name)
         if content is None:
             return None
         try:
-            return parse(content, f"memory {name!r}")
+            groups, notes = parse(content, f"memory {name!r}")
         except ModelError as error:
             log.warning("%s; the device starts without it", error)
             return None
+        return (groups, notes), notes.pop(_ROUND, 0)
 
     def _path(self, name: str) -> Path:
         assert self._folder is not None

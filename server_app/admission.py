@@ -226,7 +226,8 @@ def check_fields(up: Any, round: int, examples: int, expected: Expected) -> None
     Rejected: with the field and the reason.
     """
     for name, pattern in expected.items():
-        if problem := pattern.problem(getattr(up, name).specs):
+        tensors = getattr(up, name)  # None where an optional field is left out
+        if tensors is not None and (problem := pattern.problem(tensors.specs)):
             raise Rejected(name, problem)
     if up.round != round:
         raise Rejected("round", f"is {up.round!r}, expected {round!r}")

@@ -119,13 +119,24 @@ class Rounds:
         self._notice(plain(said))
 
     def load_state(self, groups: dict[str, Any], notes: dict[str, Any]) -> None:
-        """Take up a checkpoint."""
-        if self._training is not None:
-            self._training.load_state(groups, notes["training"])
-        load(self._method, (groups, notes["method"]))
-        if self._knowledge is not None:
-            self._knowledge.load_state(notes["knowledge"])
-        self._gate.load_state(notes["gate"])
+        """Take up a checkpoint.
+
+        Raises
+        ------
+        RunError: it lacks something.
+        """
+        try:
+            if self._training is not None:
+                self._training.load_state(groups, notes["training"])
+            load(self._method, (groups, notes["method"]))
+            if self._knowledge is not None:
+                self._knowledge.load_state(notes["knowledge"])
+            self._gate.load_state(notes["gate"])
+        except KeyError as error:
+            raise RunError(
+                f"{self._folder.path}: its checkpoint has no {error}, another release of AugFlower "
+                "has written it; resume the run with that release, or begin a new one"
+            ) from error
 
     def _judge(self) -> None:
         """A run that has lost its model has not finished, even if all its rounds are done."""

@@ -4,8 +4,8 @@
         control: Saved[Tensors]
 
 An attribute annotated so is part of every checkpoint. It may be ``Tensors``, a NumPy array, a
-dictionary of one of them, anything that JSON holds, or an object that declares attributes of its
-own. Such values are replaced, never changed in place, so that an older state stays what it was.
+dictionary of one of them, anything that JSON holds, an object that declares attributes of its own,
+or None. Such values are replaced, never changed in place, so that an older state stays what it was.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def save(thing: object) -> State:
                 groups[name] = value
             case np.ndarray():
                 groups[name] = Tensors.pack({_ARRAY: value})
-            case dict() if value and isinstance(next(iter(value.values())), Tensors | np.ndarray):
+            case dict() if _holds_arrays(next(map(type, value.values()), None)):
                 notes[name] = list(map(str, value))
                 for key, part in value.items():
                     packed = part if isinstance(part, Tensors) else Tensors.pack({_ARRAY: part})
@@ -71,7 +71,9 @@ def load(thing: object, state: tuple[Mapping[str, Tensors], Mapping[str, Any]]) 
             load(value, (_below(groups, within), _below(notes, within)))
         elif name in groups:
             setattr(thing, name, _array(groups[name], hint))
-        elif isinstance(notes[name], list) and get_origin(hint) is dict:
+        elif notes[name] is None:
+            setattr(thing, name, None)
+        elif get_origin(hint) is dict and _holds_arrays(get_args(hint)[1]):
             parts = {key: groups[f"{name}/{key}"] for key in notes[name]}
             key_type, part_type = get_args(hint)
             setattr(thing, name, {key_type(k): _array(p, part_type) for k, p in parts.items()})
@@ -88,6 +90,10 @@ def declared(kind: type) -> dict[str, Any]:
         for name, hint in hints.items()
         if get_origin(hint) is Annotated and _MARK in get_args(hint)[1:]
     }
+
+
+def _holds_arrays(kind: Any) -> bool:
+    return kind is Tensors or (get_origin(kind) or kind) is np.ndarray
 
 
 def _array(tensors: Tensors, hint: Any) -> Any:

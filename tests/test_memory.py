@@ -13,6 +13,7 @@ from flwr.app import Context, RecordDict
 
 from client_app.device import open_device
 from client_app.memory import Memory
+from common.tensorfile import dump
 from common.tensors import Tensors
 from deploy.run_config import default_config
 from server_app.app import read_settings
@@ -56,6 +57,30 @@ def test_a_repeated_round_begins_where_it_began_the_first_time(anew):
         anew().write("method", tensors(float(round)), {}, round)
     assert value(anew(), before=5) == 4.0
     assert value(anew(), before=4) == 2.0
+
+
+def test_what_is_written_without_a_round_is_older_than_any(anew):
+    anew().write("method", tensors(1.0), {})
+    assert value(anew(), before=1) == 1.0
+    anew().write("method", tensors(2.0), {}, 3)
+    assert value(anew(), before=3) == 1.0, "the round may be played again"
+    anew().write("method", tensors(3.0), {})
+    assert value(anew(), before=1) == 3.0
+
+
+def test_notes_are_those_that_were_written(anew):
+    for round in (0, 1, 2):
+        anew().write("method", tensors(1.0), {"note": round}, round)
+        assert anew().read("method")[1] == {"note": round}
+        found = anew().read("method", before=round + 1)
+        assert found[1] == {"note": round}
+    assert anew().read("method", before=2)[1] == {"note": 1}
+
+
+def test_a_memory_from_before_rounds_were_noted_still_opens(tmp_path: Path):
+    (tmp_path / "method.safetensors").write_bytes(dump(tensors(1.0), {"note": 1}))
+    memory = Memory(context(), tmp_path)
+    assert value(memory) == value(memory, before=1) == 1.0
 
 
 def test_a_damaged_file_is_told_and_left_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture):

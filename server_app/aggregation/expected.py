@@ -29,7 +29,20 @@ class Exactly:
 
     def problem(self, got: Specs) -> str:
         """What is wrong with the names, shapes or dtypes; empty if nothing is."""
-        return "" if got == self.specs else _difference(got, self.specs)
+        for one, wanted in zip(got, self.largest, strict=False):
+            if not self.fits(one, wanted):
+                return f"has {_text(one)}, expected {_text(wanted)}"
+        if len(got) != len(self.largest):
+            return f"has {len(got)} tensors, expected {len(self.largest)}"
+        return ""
+
+    def fits(self, one: Spec, wanted: Spec) -> bool:
+        """Whether a tensor may come in the place of one of the largest."""
+        return one == wanted
+
+    def places(self, got: Specs) -> Where | None:
+        """The entries of ``specs`` that these tensors are; None if they are whole."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -43,24 +56,36 @@ class AnyOf(Exactly):
 
     def problem(self, got: Specs) -> str:
         """What is wrong with the names, shapes or dtypes; empty if nothing is."""
-        left = iter(self.specs)
+        left, known = iter(self.specs), {spec[0]: spec for spec in self.specs}
         if not got:
             return f"is empty, expected some of {len(self.specs)} tensors"
-        return "" if all(spec in left for spec in got) else _difference(got, self.specs)
+        for one in got:
+            if (wanted := known.get(one[0])) is None:
+                return f"has {_text(one)}, expected some of {len(self.specs)} others"
+            if one != wanted:
+                return f"has {_text(one)}, expected {_text(wanted)}"
+            if one not in left:
+                return f"has {_text(one)} twice or out of order"
+        return ""
 
 
 @dataclass(frozen=True)
 class NoLarger(Exactly):
-    """These tensors, in this order, none of whose axes is longer: factors of varying rank."""
+    """These tensors, in this order, none of whose axes is longer: factors of varying rank.
 
-    def problem(self, got: Specs) -> str:
-        """What is wrong with the names, shapes or dtypes; empty if nothing is."""
-        fits = len(got) == len(self.specs) and all(
-            (name, dtype, len(shape)) == (wanted, kind, len(most))
-            and all(0 < n <= limit for n, limit in zip(shape, most, strict=True))
-            for (name, shape, dtype), (wanted, most, kind) in zip(got, self.specs, strict=True)
+    The entries of a smaller one are the first along each axis.
+    """
+
+    def fits(self, one: Spec, wanted: Spec) -> bool:
+        """Whether a tensor may come in the place of one of the largest."""
+        (name, shape, dtype), (known, most, kind) = one, wanted
+        return (name, dtype, len(shape)) == (known, kind, len(most)) and all(
+            0 < n <= limit for n, limit in zip(shape, most, strict=True)
         )
-        return "" if fits else _difference(got, self.specs)
+
+    def places(self, got: Specs) -> Where | None:
+        """The entries of ``specs`` that these tensors are; None if they are whole."""
+        return {name: tuple(map(np.arange, shape)) for name, shape, _ in got}
 
 
 @dataclass(frozen=True)
@@ -84,9 +109,9 @@ class Part(Exactly):
             if name in self.where
         )
 
-    def problem(self, got: Specs) -> str:
-        """What is wrong with the names, shapes or dtypes; empty if nothing is."""
-        return "" if got == self.largest else _difference(got, self.largest)
+    def places(self, got: Specs) -> Where | None:
+        """The entries of ``specs`` that these tensors are; None if they are whole."""
+        return self.where
 
 
 Expected = Mapping[str, Exactly]
@@ -99,8 +124,5 @@ def size(specs: Specs) -> int:
     return sum(math.prod(shape) * widths[dtype] + len(name) + 64 for name, shape, dtype in specs)
 
 
-def _difference(got: Specs, wanted: Specs) -> str:
-    for one, other in zip(got, wanted, strict=False):
-        if one != other:
-            return f"has {one[0][:80]} {one[2]} {one[1]}, expected {other[0]} {other[2]} {other[1]}"
-    return f"has {len(got)} tensors, expected {len(wanted)}"
+def _text(spec: Spec) -> str:
+    return f"{spec[0][:80]} {spec[2]} {spec[1]}"

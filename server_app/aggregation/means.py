@@ -9,6 +9,7 @@ no counter.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,16 +23,15 @@ class Means:
     """sum_i w_i x_ij / sum_i w_i over the clients i that have entry j, in float64."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, NDArray[np.float64]] = {}
+        self._sums: dict[str, NDArray[Any]] = {}  # of integers, the largest
         self._weights: dict[str, NDArray[np.float64] | float] = {}
-        self._largest: dict[str, NDArray[np.generic]] = {}
 
     def add(
         self,
         part: Tensors,
         weight: float,
         where: Where | None = None,
-        whole: dict[str, tuple[int, ...]] | None = None,
+        whole: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
         """Take in what one client has.
 
@@ -41,20 +41,25 @@ class Means:
         whole: with ``where``, shapes of the whole tensors.
         """
         for name, array in part.unpack().items():
-            if array.dtype.kind != "f":
-                self._largest[name] = np.maximum(self._largest.get(name, array), array)
-                continue
-            weighted = array.astype(np.float64) * weight
-            if where is None:
-                self._sums[name] = self._sums.get(name, 0.0) + weighted
-                self._weights[name] = self._weights.get(name, 0.0) + weight
-                continue
-            assert whole is not None
+            at: Any = ... if where is None else np.ix_(*where[name])
+            counts = array.dtype.kind != "f"
             if name not in self._sums:
-                self._sums[name], self._weights[name] = (np.zeros(whole[name]) for _ in range(2))
-            at = np.ix_(*where[name])
-            self._sums[name][at] += weighted
-            self._weights[name][at] += weight  # type: ignore[index]
+                shape = array.shape if whole is None else whole[name]
+                self._sums[name] = (
+                    np.full(shape, _least(array.dtype)) if counts else np.zeros(shape)
+                )
+                self._weights[name] = 0.0
+            total = self._sums[name]
+            if counts:
+                total[at] = np.maximum(total[at], array)
+            else:
+                total[at] += array.astype(np.float64) * weight
+            weights = self._weights[name]
+            if isinstance(weights, float):
+                weights = weights + weight if where is None else np.full(total.shape, weights)
+            if not isinstance(weights, float):
+                weights[at] += weight
+            self._weights[name] = weights
 
     def values(self, old: Tensors) -> Tensors:
         """The means, where there are any; elsewhere the old values.
@@ -79,9 +84,16 @@ class Means:
         before = old.unpack()
         after = dict(before)
         for name, total in self._sums.items():
-            weights = self._weights[name]
-            base: NDArray[Any] = before.get(name, np.zeros(total.shape, np.float32))
+            counts, weights = total.dtype.kind != "f", self._weights[name]
+            new = np.zeros(total.shape, total.dtype if counts else np.float32)
+            base: NDArray[Any] = before.get(name, new)
             with np.errstate(invalid="ignore", divide="ignore"):
-                mean = (total / weights + (base if changes else 0.0)).astype(base.dtype)
-            after[name] = np.where(np.broadcast_to(weights, total.shape) > 0, mean, base)
-        return Tensors.pack(after | self._largest)
+                mean = total if counts else total / weights + (base if changes else 0.0)
+            after[name] = np.where(
+                np.broadcast_to(weights, total.shape) > 0, mean.astype(base.dtype), base
+            )
+        return Tensors.pack(after)
+
+
+def _least(dtype: np.dtype[Any]) -> np.generic:
+    return dtype.type(False if dtype.kind == "b" else np.iinfo(dtype).min)

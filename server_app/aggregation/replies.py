@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from common.errors import RunError
 from common.tensors import Tensors
-from server_app.aggregation.expected import Exactly, Expected, Part, Vector
+from server_app.aggregation.expected import Exactly, Expected, Vector
 from server_app.aggregation.means import Means
 from server_app.aggregation.running_sum import RunningSum
 from server_app.client_losses import Losses
@@ -73,6 +74,7 @@ class Replies:
         self._sums: dict[str, RunningSum] = {}
         self._patterns: dict[str, Exactly] = {}
         self._means: dict[str, Means] = {}
+        self._whole: dict[str, bool] = {}
         self._kept: dict[str, dict[int, Tensors]] = {}
         self._weights: dict[int, float] = {}
         self._factors: dict[str, float] = {}
@@ -89,11 +91,19 @@ class Replies:
         Raises
         ------
         Rejected: the method cannot use it.
+        RunError: the method expects a field as a whole vector of some and in parts of others.
         """
         method, sizes = self._method, dict[str, float]()
-        factor, expected = method.factor(client, up), method.expects(client)
+        factor, expected = method.factor(client, up), _present(method.expects(client), up)
         for name, pattern in expected.items():
             tensors = getattr(up, name)
+            if self._whole.setdefault(name, isinstance(pattern, Vector)) != isinstance(
+                pattern, Vector
+            ):
+                raise RunError(
+                    f"{name} of client {client} cannot be added up with that of others: some are "
+                    "expected as a Vector; where clients differ, expect Exactly, AnyOf or Part"
+                )
             if isinstance(pattern, Vector):
                 if name not in self._sums:
                     self._sums[name] = RunningSum(len(tensors))
@@ -115,12 +125,9 @@ class Replies:
             elif isinstance(pattern, Vector):
                 self._sums[name].keep(tensors.vector, offer.factor)
             else:
-                means = self._means.setdefault(name, Means())
-                if isinstance(pattern, Part):
-                    whole = {spec[0]: spec[1] for spec in pattern.specs}
-                    means.add(tensors, offer.factor, pattern.where, whole)
-                else:
-                    means.add(tensors, offer.factor)
+                where = pattern.places(tensors.specs)
+                whole = None if where is None else {spec[0]: spec[1] for spec in pattern.specs}
+                self._means.setdefault(name, Means()).add(tensors, offer.factor, where, whole)
             self._factors[name] = self._factors.get(name, 0.0) + offer.factor
         self._weights[client] = offer.weight
         self._losses.add(up.loss, offer.weight)
@@ -147,8 +154,9 @@ class Replies:
         return self._sums[name].total
 
     def average(self, name: str) -> Tensors:
-        """sum_i factor_i x_i / sum_i factor_i of a field of whole vectors."""
-        vector = self.total(name) * np.float32(1.0 / self._factors[name])
+        """sum_i factor_i x_i / sum_i factor_i of a field of whole vectors; zero if none counts."""
+        factor = self._factors.get(name, 0.0)
+        vector = self.total(name) * np.float32(1.0 / factor if factor else 0.0)
         return Tensors(self._patterns[name].specs, {"float32": vector} if vector.size else {})
 
     def averaged(self, name: str, old: Tensors) -> Tensors:
@@ -168,6 +176,11 @@ class Replies:
     def each(self, name: str) -> dict[int, Tensors]:
         """A field of each client, where the method has asked to collect it."""
         return self._kept.get(name, {})
+
+
+def _present(expected: Expected, up: Any) -> Expected:
+    """Without optional fields that a client has left out."""
+    return {name: p for name, p in expected.items() if getattr(up, name) is not None}
 
 
 def _rms(tensors: Tensors) -> float:
