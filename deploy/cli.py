@@ -22,6 +22,7 @@ from deploy.doctor.commands import doctor
 from deploy.progress import RunProgress
 from deploy.provision import commands as provision
 from deploy.research import explain, lists, runs, sweep
+from deploy.watch.commands import watch
 
 app = typer.Typer(
     name="augflower",
@@ -345,6 +346,7 @@ app.command()(explain.settings)
 app.command("list")(lists.show)
 app.command()(runs.runs)
 app.command()(sweep.sweep)
+app.command()(watch)
 app.command()(doctor)
 app.add_typer(provision.app, name="provision")
 

@@ -22,7 +22,7 @@ from common.errors import AugFlowerError, DivergedError, RunError, SettingsError
 from common.modelfile import Card
 from common.task import Task
 from common.trouble import endure_trouble
-from server_app.bindings import awaited, misfits, read_bindings
+from server_app.bindings import awaited, read_bindings
 from server_app.initial import initial_model
 from server_app.knowledge import KnowledgeSettings, open_knowledge
 from server_app.method import Knowledge, Method, MethodSettings, Setup
@@ -114,17 +114,15 @@ def run(
         },
         "private_model": knowledge is not None,
         "clients": {"sources": settings.data.sources, "targets": settings.data.targets},
-        "flower_run": grid.run.run_id,
         "devices": len(awaited(bindings, data.sources, len(public.dealt))),
     }  # fmt: skip
+    now = {"flower_run": grid.run.run_id, "page": status.page}
     if settings.resume:
         folder = RunFolder.reopen(server.runs, settings.run_name)
-        _same_settings(folder, config)
+        _same_settings(folder, config, now)
     else:
-        folder = RunFolder.create(server.runs, settings.run_name, meta, secret)
+        folder = RunFolder.create(server.runs, settings.run_name, meta | now, secret)
     notice(f"{FOLDER_LINE}{folder.path.absolute()}")
-    for line in misfits(bindings, data.sources, len(public.dealt)):
-        notice(line)
     status.begin(folder.meta, settings.rounds)
     plan = Plan(
         folder.path.name, folder.meta["token"], len(initial), public.classes, public.digest,
@@ -219,7 +217,9 @@ FREE = frozenset(
 """Settings that may differ when a run goes on: none has a part in the result of a round."""
 
 
-def _same_settings(folder: RunFolder, config: Mapping[str, Any]) -> None:
+def _same_settings(
+    folder: RunFolder, config: Mapping[str, Any], changed: Mapping[str, Any]
+) -> None:
     """A run goes on with the settings it began with, but for those in ``FREE``."""
     old = dict(folder.meta["settings"])
     for key in sorted((old.keys() | config.keys()) - FREE):
@@ -229,7 +229,8 @@ def _same_settings(folder: RunFolder, config: Mapping[str, Any]) -> None:
                 f"{config.get(key)!r}; a run can be resumed only with its own settings"
             )
     new = {key: config[key] for key in FREE - {"resume", "run-name"} if key in config}
-    folder.update(status="running", ended=None, error=None, diverged=None, settings=old | new)
+    again = {"status": "running", "ended": None, "error": None, "diverged": None}
+    folder.update(**again, settings=old | new, **changed)
 
 
 def _end(rounds: Rounds, notice: Notice, how: str, **notes: Any) -> None:

@@ -13,7 +13,7 @@ from common import enrolment
 from common.errors import FleetError
 from common.release import release
 from common.wire import pack
-from server_app.bindings import Binding, awaited
+from server_app.bindings import Binding, awaited, misfits
 from server_app.rejection import Rejected, printable
 from server_app.replies import Asked, check, read
 from server_app.status import Status
@@ -134,6 +134,8 @@ class Nodes:
         ------
         FleetError: they have not in time.
         """
+        for line in misfits(self._plan.bindings, self._plan.sources, len(self._plan.dealt)):
+            self._notice(line)
         end, told = time.monotonic() + seconds, ""
         while True:
             self.discover()

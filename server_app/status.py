@@ -28,11 +28,16 @@ INCIDENTS_KEPT = 200
 class Status:
     """The state of one run, safe to use from several threads.
 
+    Attributes
+    ----------
+    page: where it is shown; empty where nobody shows it.
+
     Writing never waits for a reader longer than it takes to copy a list of references: what was
     written for a round is never changed again.
     """
 
     def __init__(self) -> None:
+        self.page = ""
         self._changed = threading.Condition()
         self._version = 0
         self._begins = 0

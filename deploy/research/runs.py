@@ -44,11 +44,12 @@ def table(folder: Path, columns: Sequence[str] = ()) -> list[Row]:
     """
     if not folder.is_dir():
         raise RunError(f"{folder} is not a folder of runs; name the one that runs are kept in")
-    rows = [_row(path.parent, columns) for path in sorted(folder.glob("*/run.json"))]
+    rows = [row_of(path.parent, columns) for path in sorted(folder.glob("*/run.json"))]
     return sorted(rows, key=lambda row: (row["started"] or "", row["run"]))
 
 
-def _row(folder: Path, columns: Sequence[str]) -> Row:
+def row_of(folder: Path, columns: Sequence[str]) -> Row:
+    """The row of one run; see ``table``."""
     from server_app.runs.record import read_run
 
     empty = dict.fromkeys(
@@ -168,7 +169,7 @@ def runs(
 
 def aligned(rows: Sequence[Row]) -> list[str]:
     """Rows as lines of aligned columns, under their names."""
-    cells = [list(rows[0])] + [[_cell(name, row[name]) for name in row] for row in rows]
+    cells = [list(rows[0])] + [[cell(name, row[name]) for name in row] for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -176,7 +177,8 @@ def aligned(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _cell(name: str, value: Any) -> str:
+def cell(name: str, value: Any) -> str:
+    """A value as people read it."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if name.startswith("accuracy"):

@@ -29,7 +29,7 @@ from server_app.runs.record import rounds_named
 from server_app.runs.secret import new_secret, write_secret
 
 META = "run.json"
-_LOCK = ".lock"
+LOCK = ".lock"
 RECORD = "metrics.jsonl"
 _SHA256 = "sha256"
 
@@ -48,7 +48,7 @@ class RunFolder:
         self.meta = meta
         self._checks: dict[int, int] = {}  # round -> CRC-32 of its line in the record
         # Held until the process ends, however it ends: two must never write the same run.
-        self._lock = (path / _LOCK).open("w")
+        self._lock = (path / LOCK).open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

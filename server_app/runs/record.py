@@ -79,6 +79,8 @@ class Meta(_Record):
         default_factory=list
     )  # rounds whose checkpoints it went on from
     diverged: int | None = None  # the round that found it, where that ended the run
+    flower_run: int = 0  # Flower's id of the run that worked on it last
+    page: str = ""  # where its live page was served, if it was
     devices: Count = 0  # of the fleet that can take part; 0 where the server has no list of them
     nodes: dict[str, str] = Field(default_factory=dict)  # id -> name in the fleet's settings
     error: str | None = None  # why a run failed

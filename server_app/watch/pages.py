@@ -46,7 +46,7 @@ def make_app(status: Status, runs: Path, place: Place) -> ASGIApp:
         nonce = secrets.token_urlsafe(16)
         html = board.render(server=server, nonce=nonce)
         policy = content_policy(f"'nonce-{nonce}'")
-        return HTMLResponse(html, headers=_private(policy))
+        return HTMLResponse(html, headers=private(policy))
 
     async def parts(request: Request) -> Response:
         since = request.query_params.get("since", "-1")
@@ -64,7 +64,7 @@ def make_app(status: Status, runs: Path, place: Place) -> ASGIApp:
                 "order": list(page.parts),
                 "parts": changed,
             },
-            headers=_private(),
+            headers=private(),
         )
 
     async def report(request: Request) -> Response:
@@ -72,11 +72,11 @@ def make_app(status: Status, runs: Path, place: Place) -> ASGIApp:
         path = board.folder / "report.html" if board.folder else None
         if path is None or not path.is_file():
             return PlainTextResponse("There is no report yet.\n", 404)
-        return FileResponse(path, headers=_private(content_policy("'unsafe-inline'")))
+        return FileResponse(path, headers=private(content_policy("'unsafe-inline'")))
 
     async def metrics(request: Request) -> Response:
         encode, kind = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), headers={"Content-Type": kind} | _private())
+        return Response(encode(registry), headers={"Content-Type": kind} | private())
 
     async def healthz(request: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -98,7 +98,8 @@ def make_app(status: Status, runs: Path, place: Place) -> ASGIApp:
     return Guard(shown, place, lambda wrong: board.render_login(wrong=wrong))
 
 
-def _private(policy: str = "") -> dict[str, str]:
+def private(policy: str = "") -> dict[str, str]:
+    """Headers of an answer that nobody keeps, with its Content-Security-Policy if it is a page."""
     headers = {
         "Cache-Control": "no-store",
         "Referrer-Policy": "no-referrer",

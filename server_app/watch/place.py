@@ -43,13 +43,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def read_place(address: str, token: str, token_file: str) -> Place | None:
+def read_place(
+    address: str, token: str, token_file: str, name: str = "AUGFLOWER_WATCH"
+) -> Place | None:
     """The place of the page from the server's settings; None where the address is empty.
 
     Parameters
     ----------
     address: ``host:port``.
     token, token_file: the token itself, or the file that holds it; at most one of them.
+    name: of the setting that holds the address.
 
     Raises
     ------
@@ -63,19 +66,18 @@ def read_place(address: str, token: str, token_file: str) -> Place | None:
     host = host.removeprefix("[").removesuffix("]")
     if not (colon and host and number.isascii() and number.isdigit() and int(number) < 1 << 16):
         raise SettingsError(
-            f"AUGFLOWER_WATCH={address!r} is not an address; write host:port, "
-            "for example 127.0.0.1:8080"
+            f"{name}={address!r} is not an address; write host:port, for example 127.0.0.1:8080"
         )
     place = Place(host, int(number), token.strip() or _read(token_file))
     if not place.token and not place.loopback:
         raise SettingsError(
-            f"AUGFLOWER_WATCH={address} can be reached from other machines, which needs a token: "
+            f"{name}={address} can be reached from other machines, which needs a token: "
             "name a file that holds one in AUGFLOWER_WATCH_TOKEN_FILE, or use 127.0.0.1 and an "
             "SSH tunnel"
         )
     if place.token and (len(place.token) < SHORTEST_TOKEN or not place.token.isascii()):
         raise SettingsError(
-            f"the token of AUGFLOWER_WATCH needs at least {SHORTEST_TOKEN} ASCII letters; make one "
+            f"the token of {name} needs at least {SHORTEST_TOKEN} ASCII letters; make one "
             "with: openssl rand -hex 24"
         )
     return place

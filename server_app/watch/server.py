@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from server_app.status import Status
 from server_app.watch.connections import BoundedProtocol
@@ -19,34 +20,26 @@ Notice = Callable[[str], None]
 _START, _STOP = 5.0, 3.0  # seconds
 
 
-class LivePage:
-    """The page of one status; stays until it is closed or the process ends.
+class Served:
+    """An application that is served from a thread until it is closed or the process ends.
 
     Attributes
     ----------
-    url: where it is; empty where it could not be served.
+    url: where it is.
+    where: the same, for people.
     """
 
-    def __init__(self, status: Status, runs: Path, place: Place, notice: Notice) -> None:
-        """Serve the page; where that cannot be done ``notice`` says why, and the run goes on.
+    def __init__(self, app: ASGIApp, place: Place) -> None:
+        """Serve it.
 
-        Parameters
-        ----------
-        runs: folder that holds the runs' folders.
+        Raises
+        ------
+        OSError: the address cannot be used.
         """
-        self.url = ""
-        self._server: uvicorn.Server | None = None
-        try:
-            listening = _listen(place)
-        except OSError as error:
-            notice(
-                f"no live page, the run goes on: {place.host}:{place.port} cannot be used "
-                f"({error.strerror or error}); set AUGFLOWER_WATCH to a free port"
-            )
-            return
+        listening = _listen(place)
         host, port = listening.getsockname()[:2]
         config = uvicorn.Config(
-            make_app(status, runs, place),
+            app,
             http=BoundedProtocol, ws="none", loop="asyncio", lifespan="off", interface="asgi3",
             log_config=None, access_log=False, server_header=False, proxy_headers=False,
             timeout_graceful_shutdown=1,
@@ -64,15 +57,45 @@ class LivePage:
         token = ", which asks for the token" if place.token else ""
         # Of all addresses of a machine none is known by which the reader reaches it.
         where = f"port {port} of the server" if host in ("0.0.0.0", "::") else self.url
-        notice(f"watch the run at {where}{token}")
+        self.where = f"{where}{token}"
 
     def close(self) -> None:
         """Stop serving; a second time does nothing."""
-        if self._server is None:
-            return
         self._server.should_exit = True
         self._thread.join(_STOP)
-        self._server = None
+
+
+class LivePage:
+    """The page of one status; stays until it is closed or the process ends."""
+
+    def __init__(self, status: Status, runs: Path, place: Place, notice: Notice) -> None:
+        """Serve the page; where that cannot be done ``notice`` says why, and the run goes on.
+
+        Parameters
+        ----------
+        runs: folder that holds the runs' folders.
+        """
+        self._served: Served | None = None
+        try:
+            self._served = Served(make_app(status, runs, place), place)
+        except OSError as error:
+            notice(
+                f"no live page, the run goes on: {place.host}:{place.port} cannot be used "
+                f"({error.strerror or error}); set AUGFLOWER_WATCH to a free port"
+            )
+            return
+        status.page = self._served.url
+        notice(f"watch the run at {self._served.where}")
+
+    @property
+    def url(self) -> str:
+        """Where the page is; empty where it could not be served."""
+        return self._served.url if self._served else ""
+
+    def close(self) -> None:
+        """Stop serving; a second time does nothing."""
+        if self._served:
+            self._served.close()
 
 
 def _listen(place: Place) -> socket.socket:

@@ -1,0 +1,1 @@
+"""A page that lists the runs of a folder and stays when they end."""
