@@ -154,7 +154,7 @@ def _run(fleet: Fleet, fakes: Process, size: Size, record: Path, stats: Path) ->
         "method": "fedavg", "rounds": size.rounds + 1, "run-name": "fleet", "model": size.model,
         "data.name": "folder", "data.class-names": ",".join(CLASSES), "evaluation.every": 0,
         "data.image-size": size.image_size, "round.nodes": nodes, "round.wait": 1200.0,
-        "round.fraction": size.fraction, "fedavg.lr": 0.001,
+        "round.fraction": size.fraction,
     }  # fmt: skip
     marks: list[tuple[float, float, float]] = []
     counts: list[dict[str, int]] = []
