@@ -1,8 +1,9 @@
-"""Adapt a meta-model to a few labelled images and judge it: what a new device does."""
+"""Evaluate on a client's own images: the global model, adapted, or the client's personal one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,9 @@ from client_app.device import Device
 from common.data.client import ClientData
 from common.evaluation import Down, Up
 from common.models import FlatModel
+
+Personal = Callable[[Any, Device, ClientData, int], nn.Module]
+"""(down, device, data, steps) -> what a client would use now, from images to scores of classes."""
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -31,7 +35,7 @@ def adapt(
 
 
 def judge(model: FlatModel, vector: Tensor, data: ClientData, statistics: str) -> tuple[int, float]:
-    """Right answers and mean cross-entropy (nats) on the query set.
+    """Right answers and mean cross-entropy (nats) on the client's images for evaluation.
 
     Parameters
     ----------
@@ -40,22 +44,21 @@ def judge(model: FlatModel, vector: Tensor, data: ClientData, statistics: str) -
         batch, as in the published evaluation, which is transductive; "running": the averages
         that came with the model. Models without BatchNorm give the same answer for all three.
     """
-    module = model.module
+    module, (images, labels) = model.module, data.evaluation
     model.load(vector)
     norms = [layer for layer in module.modules() if isinstance(layer, _NORMS)]
     with torch.no_grad():
         if norms and statistics == "support":
             _take_statistics(module, norms, data.support_images)
         module.train(bool(norms) and statistics == "query")
-        logits = module(data.query_images)
-    correct = int((logits.argmax(1) == data.query_labels).sum())
-    return correct, float(F.cross_entropy(logits, data.query_labels))
+        logits = module(images)
+    return int((logits.argmax(1) == labels).sum()), float(F.cross_entropy(logits, labels))
 
 
 def evaluate(down: Down, device: Device) -> Up:
-    """Judge the model before and after adaptation for each client that the node plays."""
+    """The global model before and after adaptation, for each client that the node plays."""
     model, theta = device.model, torch.tensor(down.model.vector)
-    up = Up([], [], [], [], [], [])
+    up = Up([], [], [], [], [], [], [])
     for data in device.clients:
         model.load_buffers(down.buffers)
         before, loss_before = judge(model, theta, data, down.statistics)
@@ -64,13 +67,41 @@ def evaluate(down: Down, device: Device) -> Up:
         )
         model.load_buffers(down.buffers)
         after, loss_after = judge(model, adapted, data, down.statistics)
-        up.clients.append(data.client)
-        up.examples.append(len(data.query_labels))
-        up.correct_before.append(before)
-        up.correct_after.append(after)
-        up.loss_before.append(loss_before)
-        up.loss_after.append(loss_after)
+        _add(up, data, (before, loss_before), (after, loss_after))
     return up
+
+
+def evaluate_personal(personal: Personal, down: Any, device: Device, steps: int) -> Up:
+    """The model that the method has each client use now.
+
+    Parameters
+    ----------
+    personal: the method's; with 0 steps it gives what a client has before it learns from its own
+        images in this call, and a client that has trained gives the same model both times.
+    """
+    up = Up([], [], [], [], [], [], [])
+    for data in device.clients:
+        images, labels = data.evaluation
+        found = []
+        for taken in (0, steps):
+            module = personal(down, device, data, taken).eval()
+            with torch.no_grad():
+                scores = module(images)
+            correct = int((scores.argmax(1) == labels).sum())
+            found.append((correct, float(F.cross_entropy(scores, labels))))
+        _add(up, data, *found)
+    return up
+
+
+def _add(up: Up, data: ClientData, before: tuple[int, float], after: tuple[int, float]) -> None:
+    _, labels = data.evaluation
+    up.clients.append(data.client)
+    up.examples.append(len(labels))
+    up.commonest.append(int((labels == data.commonest).sum()))
+    up.correct_before.append(before[0])
+    up.correct_after.append(after[0])
+    up.loss_before.append(before[1])
+    up.loss_after.append(after[1])
 
 
 def _take_statistics(module: nn.Module, norms: Sequence[nn.Module], images: Tensor) -> None:

@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 
 import client_app.methods
 import common.methods
-from client_app.adapt import evaluate
+from client_app.adapt import evaluate, evaluate_personal
 from client_app.device import Device, open_device
 from common import enrolment, evaluation, registry
 from common.config import other_sections, read_run_config
@@ -27,18 +27,7 @@ def _answer(message: Message, context: Context, contract: Any, handler: Handler)
     settings = read_run_config(context.run_config, other_sections(context.run_config))
     down = unpack(contract.Down, message.content)
     device = open_device(context, settings, getattr(down, "token", ""))
-    rules = settings.evaluation
-    trains = message.metadata.message_type.startswith("train")
-    judgement: evaluation.Up | None = None
-    if trains and rules.sources and settings.evaluates(down.round):
-        buffers = getattr(down, "buffers", device.initial_buffers)
-        judgement = evaluate(
-            evaluation.Down(down.model, buffers, rules.alpha, rules.steps, rules.statistics), device
-        )
-    record = pack(handler(down, device))
-    if judgement is not None:
-        evaluation.attach(record, judgement)
-    return Message(record, reply_to=message)
+    return Message(pack(handler(down, device)), reply_to=message)
 
 
 def _enrol(down: enrolment.Down, device: Device) -> enrolment.Up:
@@ -53,6 +42,8 @@ def _enrol(down: enrolment.Down, device: Device) -> enrolment.Up:
         clients=[data.client for data in device.clients],
         support=sum(len(data.support_labels) for data in device.clients),
         query=sum(len(data.query_labels) for data in device.clients),
+        test=sum(len(data.test_labels) for data in device.clients),
+        architecture=device.own_model,
         classes=list(device.classes),
         parameters=size,
         plan=device.plan_digest,
@@ -66,6 +57,17 @@ def _register(method: str) -> None:
         contract = registry.load(common.methods, method)
         half = registry.load(client_app.methods, method)
         return _answer(message, context, contract, half.train)
+
+    @app.evaluate(method)
+    def _(message: Message, context: Context) -> Message:
+        contract = registry.load(common.methods, method)
+        half = registry.load(client_app.methods, method)
+        settings = read_run_config(context.run_config, other_sections(context.run_config))
+
+        def handler(down: Any, device: Device) -> object:
+            return evaluate_personal(half.personal, down, device, settings.evaluation.steps)
+
+        return _answer(message, context, contract, handler)
 
 
 for _method in registry.names(client_app.methods):

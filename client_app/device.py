@@ -22,6 +22,7 @@ from common.data.load import load
 from common.data.plan import plan
 from common.errors import DataError
 from common.models import FlatModel, build
+from common.task import Task
 from common.tensors import Tensors
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Device:
     memory: what survives from round to round.
     initial_buffers: BatchNorm statistics and the like of the network before any training.
     own_model: architecture of the model that it keeps for itself, in methods that have one.
+    task: what must be known to build a network for its images.
     teachers: its own foundation models, if it has any; nothing of them leaves the device.
     """
 
@@ -52,6 +54,7 @@ class Device:
         memory: Memory,
         own_model: str = "",
         teachers: Teachers | None = None,
+        task: Task | None = None,
     ) -> None:
         self.role = role
         self.clients = clients
@@ -62,6 +65,8 @@ class Device:
         self.initial_buffers = model.buffers
         self.own_model = own_model
         self.teachers = teachers
+        images = clients[0].support_images
+        self.task = task or Task(own_model, len(classes), images.shape[1], images.shape[-1])
 
     @property
     def client(self) -> ClientData:
@@ -165,12 +170,19 @@ def _build(settings: RunSettings, node: NodeSettings, memory: Memory) -> Device:
         role = "source" if numbers[0] < data.sources else "target"
         pictures = pictures_of_set(images, shared.clients[numbers[0]])
     model, buffers = _model(settings.model, len(classes), data, settings.seed)
-    own_model = node.own_model or settings.model
-    device = Device(role, clients, classes, digest, model, memory, own_model)
+    own_model = node.own_model or _dealt_model(settings, clients[0].client)
+    task = Task(settings.model, len(classes), data.channels, data.image_size)
+    device = Device(role, clients, classes, digest, model, memory, own_model, task=task)
     device.initial_buffers = buffers
     if node.teachers and role == "source":
         device.teachers = _teachers(Path(node.teachers), data.name, device, pictures)
     return device
+
+
+def _dealt_model(settings: RunSettings, client: int) -> str:
+    """Architecture of a client's own model: those of the run in turn."""
+    names = [name.strip() for name in settings.own_models.split(",") if name.strip()]
+    return names[client % len(names)] if names and client >= 0 else settings.model
 
 
 def _teachers(path: Path, dataset: str, device: Device, pictures: Pictures) -> Teachers:

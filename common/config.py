@@ -63,6 +63,9 @@ class DataSettings(Settings):
     support_fraction: float = Field(
         0.2, gt=0, lt=1, description="Share of a client's images to adapt on."
     )
+    test_fraction: float = Field(
+        0.0, ge=0, lt=1, description="Share of a client's images that nobody learns from."
+    )
     server_images: int = Field(300, ge=0, description="Size of the server's own set D_s.")
     server_classes: int = Field(
         0, ge=0, description="Classes, the first, that the server has images of; 0: all."
@@ -90,7 +93,7 @@ class DataSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """How the model is judged on clients that never train."""
+    """How, by whom and how often the model is evaluated."""
 
     every: int = Field(5, ge=0, description="Rounds between evaluations; 0 judges only the end.")
     alpha: float = Field(0.05, gt=0, le=10, description="Adaptation rate.")
@@ -98,8 +101,8 @@ class EvaluationSettings(Settings):
     statistics: Literal["support", "query", "running"] = Field(
         "support", description="Whose BatchNorm statistics judge an adapted model."
     )
-    sources: bool = Field(
-        False, description="Sources judge the model that they receive, in the same message."
+    who: Literal["targets", "sources", "both"] = Field(
+        "targets", description="Clients that never train, those that do, or both."
     )
 
 
@@ -136,6 +139,9 @@ class RunSettings(Settings):
     method: str = Field("augfl", description="One of the methods.")
     rounds: int = Field(30, ge=0, le=1_000_000, description="Rounds of training.")
     model: str = Field("cnn-tiny", description="Architecture of the clients' model.")
+    own_models: str = Field(
+        "", description="Architectures of clients' own models, dealt in turn; empty: that of model."
+    )
     pretrained_weights: str = Field(
         "",
         description="Its start: a tag of torchvision's weights, or a file, such as a run's model.",
@@ -149,6 +155,15 @@ class RunSettings(Settings):
     data: DataSettings = DataSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     round: RoundSettings = RoundSettings()
+
+    @model_validator(mode="after")
+    def _sources_have_test_images(self) -> Self:
+        if self.evaluation.who != "targets" and not self.data.test_fraction:
+            raise ValueError(
+                f"evaluation.who={self.evaluation.who} needs images that clients do not train on: "
+                "set data.test-fraction, such as 0.25"
+            )
+        return self
 
     def evaluates(self, round: int) -> bool:
         """Whether the model is judged in this round."""

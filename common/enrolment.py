@@ -20,6 +20,8 @@ class Up:
     clients: list[int]  # numbers of the clients that this node plays; a device plays one
     support: int  # images to adapt on, over all its clients
     query: int  # images to judge the adaptation on
+    test: int  # images that nobody learns from
+    architecture: str  # of the model that it keeps for itself, in methods that have one
     classes: list[str]  # class names, in the order of the labels
     parameters: int  # size d of the model that this node has built
     plan: str  # digest of the partition, empty for a device's own folder

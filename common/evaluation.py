@@ -1,29 +1,26 @@
-"""Contract: adapt the model on a device's support set and judge it on its query set.
+"""Contract: use the model on a client's own images and say how it does.
 
-It is a message of its own for devices that only adapt. A device that trains can send ``Up`` along
-with its method's reply (``evaluation.sources``): it has the model at hand already.
+``Down`` is what clients get where there is a global model, to adapt. A method whose clients use
+models of their own (``personal``) sends its own ``Down`` instead. ``Up`` is the same for both.
 """
 
 from dataclasses import dataclass
-
-from flwr.app import RecordDict
+from typing import Literal
 
 from common.tensors import Tensors
-from common.wire import PLAIN, pack, unpack
 
-PART = "evaluation"
-"""Name of the judgement inside the reply of a method."""
+Statistics = Literal["support", "query", "running"]
 
 
 @dataclass(frozen=True)
 class Down:
-    """The model to judge and how to adapt it."""
+    """The model to evaluate and how to adapt it."""
 
     model: Tensors  # theta, shape (d,)
     buffers: Tensors  # BatchNorm statistics and the like; may be empty
     alpha: float  # adaptation rate
-    steps: int  # adaptation steps k; 0 judges the model as it is
-    statistics: str  # BatchNorm after adaptation: "support", "query" or "running"
+    steps: int  # adaptation steps k; 0 evaluates the model as it is
+    statistics: Statistics  # BatchNorm's after adaptation
 
 
 @dataclass(frozen=True)
@@ -31,27 +28,9 @@ class Up:
     """One entry for each client that the node plays."""
 
     clients: list[int]
-    examples: list[int]  # query images
+    examples: list[int]  # images that nobody has trained on: test images, or query images
     correct_before: list[int]  # of them, right without adaptation
     correct_after: list[int]  # of them, right after k steps
-    loss_before: list[float]  # mean cross-entropy on the query set, nats
+    commonest: list[int]  # of them, right by naming the client's commonest class each time
+    loss_before: list[float]  # mean cross-entropy on them, nats
     loss_after: list[float]
-
-
-def attach(record: RecordDict, up: Up) -> None:
-    """Put a judgement into the reply of a method."""
-    record[PART] = pack(up)[PLAIN]
-
-
-def detach(record: RecordDict) -> Up | None:
-    """Take the judgement out of the reply of a method, if there is one.
-
-    Raises
-    ------
-    WireError: it is not a valid judgement.
-    """
-    part = record.config_records.get(PART)
-    if part is None:
-        return None
-    del record[PART]
-    return unpack(Up, RecordDict({PLAIN: part}))

@@ -36,7 +36,7 @@ from common.tensors import Spec, Tensors
 
 Contract = TypeVar("Contract")
 
-VERSION = 1
+VERSION = 2
 """Of this format. Both sides must agree; it is checked in every message."""
 
 PLAIN = "fields"

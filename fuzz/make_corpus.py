@@ -36,8 +36,10 @@ def main() -> None:
 
 def seeds() -> Iterator[bytes]:
     """Each contract, whole, and with one thing missing or too much."""
-    judgement = evaluation.Up([3, 4], [12, 8], [3, 4], [6, 8], [1.5, 1.0], [0.5, 0.25])
-    introduction = enrolment.Up("target", [3, 4], 8, 20, ["cat", "dog"], 5, "digest", "1")
+    judgement = evaluation.Up([3, 4], [12, 8], [3, 4], [6, 8], [5, 4], [1.5, 1.0], [0.5, 0.25])
+    introduction = enrolment.Up(
+        "target", [3, 4], 8, 20, 0, "cnn-tiny", ["cat", "dog"], 5, "digest", "1"
+    )
     model, buffers = (_tensors(specs) for specs in (MODEL, BUFFERS))
     for up in (
         augfl.Up(3, 30, 0.5, 2, model, [0.5] * NUMBERS, 1.0),
@@ -57,9 +59,6 @@ def seeds() -> Iterator[bytes]:
             record = pack(up)
             del record[PLAIN][key]
             yield _message(up, record)
-        record = pack(up)
-        evaluation.attach(record, judgement)
-        yield _message(up, record)
         for name, more in (("c", ConfigRecord({"a": [1, 2]})), ("m", MetricRecord({"a": 1.0})),
                            ("a", ArrayRecord({}))):  # fmt: skip
             record = pack(up)

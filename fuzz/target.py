@@ -12,7 +12,6 @@ from flwr.common.serde import message_from_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 
 from common import enrolment, evaluation
-from common.errors import WireError
 from common.methods import augfl, fed_lpfm, fedavg
 from common.tensors import Tensors
 from server_app.aggregation.expected import Exactly, Vector
@@ -47,9 +46,8 @@ def decode(data: bytes) -> Any:
         return None
     try:
         content = check(message, asked, EXPECTED).content
-        evaluation.detach(content)
         up = read(contract, content)
-    except (Rejected, WireError):
+    except Rejected:
         return None
     for value in vars(up).values():
         if isinstance(value, Tensors):

@@ -42,7 +42,7 @@ class Plan:
     classes: class names in the order of the labels; empty if the server knows none.
     digest: of the partition; empty where devices bring their own images.
     sources: clients that train; in the partition they come first.
-    dealt: numbers of support and query images of each client of the partition.
+    dealt: numbers of support, query and test images of each client of the partition.
     bindings: name of a device -> what the operator has said of it.
     """
 
@@ -52,7 +52,7 @@ class Plan:
     classes: tuple[str, ...]
     digest: str
     sources: int = 0
-    dealt: tuple[tuple[int, int], ...] = ()
+    dealt: tuple[tuple[int, int, int], ...] = ()
     bindings: Mapping[str, Binding] = field(default_factory=dict)
 
 
@@ -358,6 +358,6 @@ def _check_dealt(up: enrolment.Up, plan: Plan) -> None:
     if up.role != role:
         raise Rejected("role", f"is {up.role}; client {first} is a {role}")
     dealt = [sum(column) for column in zip(*(plan.dealt[n] for n in clients), strict=True)]
-    for name, images in zip(("support", "query"), dealt, strict=True):
+    for name, images in zip(("support", "query", "test"), dealt, strict=True):
         if getattr(up, name) != images:
             raise Rejected(name, f"is {getattr(up, name)} images; dealt were {images}")

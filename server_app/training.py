@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 from flwr.app import Message
 
-from common import evaluation
 from common.config import RunSettings
-from common.errors import FleetError, RunError, WireError
+from common.errors import FleetError, RunError
 from common.tensors import Tensors
 from common.wire import size, tensor_fields
 from server_app.able import able
@@ -21,7 +20,6 @@ from server_app.absence import Absence
 from server_app.admission import Candidate, Gate, check_fields
 from server_app.aggregation.replies import Offer, Replies
 from server_app.exchange import Answer, Exchange
-from server_app.judging import combine, entries
 from server_app.method import Method, Source
 from server_app.nodes import Nodes
 from server_app.rejection import Rejected, printable
@@ -35,16 +33,13 @@ from server_app.weights import counted
 
 Notice = Callable[[str], None]
 
-Reply = tuple[Offer, list[dict[str, Any]]]
-"""What a device has sent: its ``Up``, and the judgement that came with it."""
-
 
 class Held(NamedTuple):
     """A reply that waits to be compared with others of its round."""
 
     answer: Answer
     client: str
-    candidate: Candidate[Reply]
+    candidate: Candidate[Offer]
 
 
 class Training:
@@ -111,7 +106,6 @@ class Training:
         self._replies = Replies(self._method)
         rejected: list[dict[str, str]] = []
         clients: list[dict[str, Any]] = []
-        judged: list[dict[str, Any]] = []
         bytes_up = 0
         held: list[Held] = []
         replied: set[int] = set()
@@ -128,7 +122,7 @@ class Training:
                 if position == len(asked) or len(held) >= self._gate.wanted:
                     self._gate.compare([one.candidate for one in held])
                     for one in held:
-                        if entry := self._absorb(round, one, begun, judged, rejected):
+                        if entry := self._absorb(round, one, begun, rejected):
                             clients.append(entry)
                             replied.add(one.answer.seat)
                     held.clear()
@@ -137,7 +131,7 @@ class Training:
             silent = (self.enrolled.keys() - free) | (set(asked) - replied)
             if left := self._absence.note(sorted(silent), replied):
                 self._method.leave(left)
-        line = {
+        return {
             "bytes_down": self._exchange.bytes_down,
             "bytes_up": bytes_up,
             "asked": len(asked),
@@ -149,11 +143,6 @@ class Training:
             "method": metrics,
             **({"went_back": back} if back else {}),
         }
-        return line | (
-            {"evaluation_sources": combine(judged, self._settings.data, self._nodes)}
-            if judged
-            else {}
-        )
 
     def _check_contract(self, client: int) -> None:
         """What a reply may hold must be said before anything is sent.
@@ -214,19 +203,17 @@ class Training:
         round: int,
         held: Held,
         begun: float,
-        judged: list[dict[str, Any]],
         rejected: list[dict[str, str]],
     ) -> dict[str, Any] | None:
         """Let the method have a reply, if its sizes are usual; its entry for the record."""
         answer = held.answer
         try:
-            offer, own = self._gate.decide(round, held.candidate)
+            offer = self._gate.decide(round, held.candidate)
         except Rejected as refusal:
             self._reject(answer, refusal, rejected)
             return None
         self._replies.accept(offer)
         up = offer.up
-        judged += own
         # What a device had to do without, and why.
         without = printable(getattr(up, "without", ""), 80)
         entry = {
@@ -242,8 +229,8 @@ class Training:
         self._status.node(answer.node, "rejected", reason=str(refusal))
         rejected.append(refusal.entry(answer.node, "training"))
 
-    def _examine(self, round: int, answer: Answer) -> tuple[Reply, dict[str, float]]:
-        """The reply, and the judgement that came with it; and sizes for the gate.
+    def _examine(self, round: int, answer: Answer) -> tuple[Offer, dict[str, float]]:
+        """The reply, and sizes for the gate.
 
         Raises
         ------
@@ -254,19 +241,12 @@ class Training:
         expected = method.expects(client)
         asked = Asked(answer.node, answer.message_id, self._exchange.run_id, self._kind)
         reply = check(answer.reply, asked, expected)
-        try:
-            own = evaluation.detach(reply.content)
-        except WireError as error:
-            raise Rejected(f"evaluation.{error.field}", str(error)) from None
-        own_entries = entries(answer.node, own, self._nodes.enrolled[answer.node]) if own else []
-        if own and not (self._settings.evaluation.sources and self._settings.evaluates(round)):
-            raise Rejected("evaluation", "nobody asked for it")
         up: Any = read(method.up, reply.content)
         check_fields(up, round, self.enrolled[client], expected)
         if up.examples > (most := self._counted[client]):
             up = replace(up, examples=most)
         offer = self._replies.offer(client, up)
-        return (offer, own_entries), offer.judged
+        return offer, offer.judged
 
     def state(self) -> State:
         """All that is needed to go on."""

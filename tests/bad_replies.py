@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common.serde import message_from_proto, message_to_proto
 
-from common.evaluation import Up as Judgement
-from common.evaluation import attach
 from common.methods import fedavg
 from common.sketch import sketch
 from common.wire import PLAIN, STORAGE
@@ -114,20 +111,13 @@ def foreign(reply: Message, _: list[Message]) -> None:
     reply.content[PLAIN]["contract"] = f"{fedavg.__name__}.Up"
 
 
-def judged(**changes: Any) -> Spoil:
-    """A judgement that comes along and is wrong."""
-    up = replace(Judgement([0], [16], [1], [2], [0.5], [0.4]), **changes)
-    return lambda reply, _: attach(reply.content, up)
-
-
-def nameless(reply: Message, _: list[Message]) -> None:
-    attach(reply.content, Judgement([0], [16], [1], [2], [0.5], [0.4]))
-    reply.content["evaluation"].pop("clients")
-
-
 EMPTY = Array("int64", (0,), STORAGE, b"")
 MANY = {f"r{i}": ConfigRecord({}) for i in range(40)}
 TABLE: dict[str, tuple[Spoil, str]] = {
+    "an evaluation that nobody asked for": (
+        extra("evaluation", ConfigRecord({"clients": [0]})),
+        "evaluation",
+    ),
     # the vector
     "one value is NaN": (values(poke(7, np.nan)), "increment"),
     "one value is infinite": (values(poke(7, np.inf)), "increment"),
@@ -192,8 +182,6 @@ TABLE: dict[str, tuple[Spoil, str]] = {
     "of another method": (foreign, "contract"),
     "of another release": (plain(**{"wire-version": 99}), "wire-version"),
     "no fields at all": (lambda r, _: r.content.pop(PLAIN) and None, "wire-version"),
-    "a judgement of other clients": (judged(clients=[3, 4]), "clients"),
-    "a judgement without clients": (nameless, "evaluation.clients"),
     # the message
     "of another node": (meta(src_node_id=99), "node"),
     "of another run": (meta(run_id=77), "run"),

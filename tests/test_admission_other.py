@@ -26,11 +26,13 @@ from server_app.transport.in_process import FIRST_NODE, InProcessGrid
 from tests.bad_replies import hollow, meta, plain, unreadable, without
 
 MODEL = Tensors.pack({"theta": np.zeros(5, np.float32)})
-DEALT = ((9, 30),) * 3 + ((4, 10),) * 6
+DEALT = ((9, 30, 0),) * 3 + ((4, 10, 0),) * 6
 PLAN = Plan("test", "token", 5, ("cat", "dog"), "digest", 3, DEALT)
 OWN = Plan("test", "token", 5, ("cat", "dog"), "")
-INTRODUCTION = enrolment.Up("target", [3, 4], 8, 20, ["cat", "dog"], 5, "digest", release())
-JUDGEMENT = evaluation.Up([3, 4], [12, 8], [3, 4], [6, 8], [1.5, 1.0], [0.5, 0.25])
+INTRODUCTION = enrolment.Up(
+    "target", [3, 4], 8, 20, 0, "cnn-tiny", ["cat", "dog"], 5, "digest", release()
+)
+JUDGEMENT = evaluation.Up([3, 4], [12, 8], [3, 4], [6, 8], [5, 4], [1.5, 1.0], [0.5, 0.25])
 BAD = FIRST_NODE
 
 Spoil = Callable[[Message, list[Message]], Message | None]
@@ -89,7 +91,7 @@ AROUND: dict[str, tuple[Spoil, str]] = {
     "neither content nor error": (hollow, "neither content nor error"),
     "put together badly": (unreadable, "KeyError"),
     "no fields": (lambda reply, _: reply.content.pop(PLAIN) and None, "wire version None"),
-    "of another release": (plain(**{"wire-version": 2}), "wire version 2"),
+    "of another release": (plain(**{"wire-version": 99}), "wire version 99"),
     "of another contract": (plain(contract="x"), "contract"),
     "a field too many": (plain(admin=True), "admin"),
     "a record too many": (record("more", ConfigRecord({})), "more"),
@@ -214,7 +216,7 @@ def judged(
     gate = gate or Gate()
     rules = RoundSettings(patience=0, deadline=0.2)
     exchange = Exchange(grid, nodes, rules, status)
-    method: Any = SimpleNamespace(model=MODEL, buffers=Tensors((), {}))
+    method: Any = SimpleNamespace(personal=False, model=MODEL, buffers=Tensors((), {}))
     settings: Any = RunSettings.model_construct(evaluation=RunSettings().evaluation, round=rules)
     return judge(exchange, nodes, gate, settings, method, round, status), gate, status
 

@@ -53,7 +53,7 @@ RUNS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 SHARED = {
     "rounds": 4, "data.sources": 5, "data.targets": 4, "evaluation.every": 2, "run-name": "golden",
-    "round.deadline": 0.2, "round.patience": 0.0, "model": "cnn-tiny", "seed": 3,
+    "round.deadline": 1.5, "round.patience": 0.0, "model": "cnn-tiny", "seed": 3,
 }  # fmt: skip
 
 

@@ -10,19 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, Error, Message
+from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.proto.node_pb2 import NodeInfo
 
-from client_app.adapt import evaluate
 from client_app.app import app
-from client_app.device import open_device
-from common import evaluation
 from common.config import DataSettings
 from common.tensorfile import parse
 from deploy.run_config import default_config
 from deploy.simulate import node_configs, simulate
-from server_app.app import read_settings, run
+from server_app.app import run
 from server_app.settings import ServerSettings
 from server_app.status import Status
 from server_app.transport.in_process import FIRST_NODE, InProcessGrid
@@ -246,74 +243,6 @@ def test_a_late_comer_joins(tmp_path: Path):
     lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["asked"] for line in lines[1:]] == [3, 3, 4, 4]
     assert np.isfinite(model(folder)).all()
-
-
-def test_sources_judge_the_model_that_they_receive(tmp_path: Path):
-    sent: list[str] = []
-
-    def note(message: Message, reply: Message) -> Message:
-        sent.append(message.metadata.message_type)
-        return reply
-
-    plain, _ = play(tmp_path / "plain", interfere=note)
-    messages = len(sent)
-    judged, lines = play(tmp_path / "judged", {"evaluation.sources": True}, interfere=note)
-    assert len(sent) == 2 * messages, "it cost another message"
-    np.testing.assert_array_equal(model(plain), model(judged))
-    assert [("evaluation_sources" in line) for line in lines] == [False, False, True, False, True]
-    found = lines[2]["evaluation_sources"]
-    assert [entry["client"] for entry in found["clients"]] == ["0", "1", "2", "3"]
-    # What client 0 said is what it says of the model after one round, which it received in two.
-    one, _ = play(tmp_path / "one", {"rounds": 1})
-    received = parse((one / "models/last.safetensors").read_bytes(), "one")[0]
-    settings = read_settings(default_config() | QUICK)[0]
-    grid = InProcessGrid(app, node_configs(DATA), {})
-    device = open_device(grid.contexts[FIRST_NODE], settings)
-    down = evaluation.Down(received["model"], received["buffers"], 0.05, 1, "support")
-    up = evaluate(down, device)
-    assert found["clients"][0]["accuracy_after"] == up.correct_after[0] / up.examples[0]
-
-
-def test_a_wrong_judgement_is_rejected_and_the_round_goes_on(tmp_path: Path):
-    def lie(message: Message, reply: Message) -> Message:
-        part = reply.content.config_records.get("evaluation") if reply.has_content() else None
-        if part is not None and message.metadata.dst_node_id == FIRST_NODE:
-            part["correct_after"] = [10_000]
-        return reply
-
-    _, lines = play(tmp_path, {"evaluation.sources": True}, interfere=lie)
-    assert [entry["field"] for entry in lines[2]["rejected"]] == ["correct_after"]
-    assert len(lines[2]["evaluation_sources"]["clients"]) == 3
-    assert lines[3]["rejected"] == []
-
-
-def test_a_judgement_that_nobody_asked_for_is_rejected(tmp_path: Path):
-    judgements: list[ConfigRecord] = []
-
-    def keep(message: Message, reply: Message) -> Message:
-        if message.metadata.dst_node_id == FIRST_NODE and reply.has_content():
-            judgements.extend(
-                r for n, r in reply.content.config_records.items() if n == "evaluation"
-            )
-        return reply
-
-    def boast(message: Message, reply: Message) -> Message:
-        if message.metadata.dst_node_id == FIRST_NODE and message.metadata.message_type.startswith(
-            "train"
-        ):
-            reply.content["evaluation"] = judgements[0]
-        return reply
-
-    play(tmp_path / "asked", {"evaluation.sources": True}, interfere=keep)
-    for name, settings in (("never", {}), ("not-yet", {"evaluation.sources": True})):
-        _, lines = play(tmp_path / name, settings, interfere=boast)
-        assert lines[1]["rejected"] == [
-            {
-                "node": str(FIRST_NODE), "step": "training", "field": "evaluation",
-                "reason": "nobody asked for it",
-            }
-        ]  # fmt: skip
-        assert "evaluation_sources" not in lines[1]
 
 
 def test_a_run_waits_only_while_no_source_is_there(tmp_path: Path):

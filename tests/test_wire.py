@@ -105,7 +105,7 @@ def _specs(key: str, value: list[str]) -> Change:
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        (_set("wire-version", 2), "Sample: the sender speaks wire version 2"),
+        (_set("wire-version", 99), "Sample: the sender speaks wire version 99"),
         (_set("contract", "other.Up"), "Sample: got 'other.Up' instead"),
         (lambda record: record.pop("fields"), "wire version None"),
         (_drop("round"), "Sample.round: missing"),

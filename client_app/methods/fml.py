@@ -12,21 +12,44 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from client_app.batches import Batch
 from client_app.device import Device
 from client_app.distillation import kl
+from client_app.own_model import keep, new_model, recall
 from client_app.sgd import local_sgd
+from common.data.client import ClientData
 from common.methods.fml import Down, Up
-from common.models import FlatModel, build
+from common.models import FlatModel
+from common.sgd import LocalSgd
+from common.tensors import Vector
 
 
 def train(down: Down, device: Device) -> Up:
     """``epochs`` of SGD on both models, side by side."""
-    images, labels = device.images
-    shared, own = device.model, _own_model(device, images, down)
-    theta = torch.tensor(down.model.vector)
+    own = new_model(device, down.seed)
+    recall(device, "fml", own, before=down.round)
+    change, loss, own_loss = _learn(down, device, own, device.images, down.sgd)
+    keep(device, "fml", own, down.round)
+    buffers = device.model.buffers
+    return Up(down.round, device.examples, loss, down.model.with_vector(change), buffers, own_loss)
+
+
+def personal(down: Down, device: Device, data: ClientData, steps: int) -> nn.Module:
+    """The own model; that of a new client first learns beside the shared one, ``steps`` passes."""
+    own = new_model(device, down.seed)
+    if not recall(device, "fml", own) and steps:
+        support = (data.support_images, data.support_labels)
+        _learn(down, device, own, support, down.sgd.model_copy(update={"epochs": steps}))
+    return own.module
+
+
+def _learn(
+    down: Down, device: Device, own: FlatModel, data: Batch, sgd: LocalSgd
+) -> tuple[Vector, float, float]:
+    """Train both models; gives the change of the shared one, its loss and that of the own one."""
+    shared, theta = device.model, torch.tensor(down.model.vector)
     device.start(down.buffers)
     own.module.train()
     own_loss, seen = 0.0, 0
@@ -50,38 +73,7 @@ def train(down: Down, device: Device) -> Up:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(down.seed)  # of dropout
-        vector, loss = local_sgd(
-            torch.cat([theta, own.vector]), (images, labels), gradient, down.sgd, down.seed
-        )
+        vector, loss = local_sgd(torch.cat([theta, own.vector]), data, gradient, sgd, down.seed)
     own.load(vector[len(theta) :])
-    _keep(device, own, down.round)
     change = vector[: len(theta)].sub_(theta).numpy()
-    return Up(
-        round=down.round,
-        change=down.model.with_vector(change),
-        buffers=shared.buffers,
-        examples=len(labels),
-        loss=loss,
-        own_loss=own_loss / max(seen, 1),
-    )
-
-
-def _own_model(device: Device, images: Tensor, down: Down) -> FlatModel:
-    """The device's own model as it was before this round, or a new one."""
-    _, channels, _, size = images.shape
-    module = build(
-        device.own_model, classes=len(device.classes), channels=channels, image_size=size,
-        seed=down.seed,
-    )  # fmt: skip
-    own = FlatModel(module)
-    memory = device.memory.read("fml", before=down.round)
-    if memory is not None and memory[0]["own"].specs == own.parameters.specs:
-        groups, _ = memory
-        own.load(torch.tensor(groups["own"].vector))
-        own.load_buffers(groups["buffers"])
-    return own
-
-
-def _keep(device: Device, own: FlatModel, round: int) -> None:
-    groups = {"own": own.parameters, "buffers": own.buffers}
-    device.memory.write("fml", groups, {"architecture": device.own_model}, round)
+    return change, loss, own_loss / max(seen, 1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from common.data.images import LabelledImages
@@ -22,6 +23,8 @@ class ClientData:
     query_labels: int64, shape (n_q,).
     classes: labels that the client holds, ascending.
     client: its number in the plan; -1 for a device with its own folder.
+    test_images: float32, shape (n_t, c, h, w), which nobody learns from; may be empty.
+    test_labels: int64, shape (n_t,).
     """
 
     support_images: Tensor
@@ -30,10 +33,26 @@ class ClientData:
     query_labels: Tensor
     classes: tuple[int, ...]
     client: int
+    test_images: Tensor = field(default_factory=lambda: torch.zeros(0))
+    test_labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    @property
+    def evaluation(self) -> tuple[Tensor, Tensor]:
+        """Images and labels to evaluate on: the test part, or the query set where there is none."""
+        if len(self.test_labels):
+            return self.test_images, self.test_labels
+        return self.query_images, self.query_labels
+
+    @property
+    def commonest(self) -> int:
+        """The class of most of the images that the client may learn from; the first of several."""
+        learned = [self.support_labels] + ([self.query_labels] if len(self.test_labels) else [])
+        return int(torch.cat(learned).bincount().argmax())
 
 
 def client_data(images: LabelledImages, split: ClientSplit, client: int = -1) -> ClientData:
     """Read one client's images; raises DataError if a file cannot be read."""
+    test = images.tensors(split.test) if len(split.test) else ()
     return ClientData(
-        *images.tensors(split.support), *images.tensors(split.query), split.classes, client
+        *images.tensors(split.support), *images.tensors(split.query), split.classes, client, *test
     )

@@ -51,7 +51,8 @@ def load_folder_split(
     a fraction of 1, is under support-fraction; of a class of under ``FEW`` images, those with the
     smallest hashes do, round(support-fraction * n), so that chance does not decide what a device
     adapts on. Each half has at least one image of each class. A second copy of an image is left
-    out. Images of any size are cut to their largest centred square and resized to image-size.
+    out. With test-fraction, such images are set apart first, as many as leave two of a class.
+    Images of any size are cut to their largest centred square and resized to image-size.
 
     Parameters
     ----------
@@ -71,19 +72,25 @@ def load_folder_split(
     hashes: list[str] = []
     labels: list[int] = []
     pixels: list[Pixels] = []
+    test: list[int] = []
     support: list[int] = []
     query: list[int] = []
     for name in sorted(files, key=lambda name: numbers[name]):
         ordered = sorted(files[name], key=lambda item: _position(item, settings.seed))
+        positions = [_position(item, settings.seed) for item in ordered]
         if len(ordered) < 2:
             raise DataError(
                 f"{folder / name} holds {len(ordered)} image that is not a copy; at least 2 are "
                 "needed, one to adapt on and one to measure: add some, or remove the subfolder"
             )
-        cut = _cut([_position(item, settings.seed) for item in ordered], settings.support_fraction)
-        start = len(hashes)
+        start, share = len(hashes), settings.test_fraction
+        tested = min(_below(positions, share), len(ordered) - 2)
+        test += range(start, start + tested)
+        rest = [(position - share) / (1 - share) for position in positions[tested:]]
+        cut = min(max(_below(rest, settings.support_fraction), 1), len(rest) - 1)
+        start += tested
         support += range(start, start + cut)
-        query += range(start + cut, start + len(ordered))
+        query += range(start + cut, start + len(rest))
         hashes += ordered
         labels += [numbers[name]] * len(ordered)
         pixels += [
@@ -104,7 +111,9 @@ def load_folder_split(
     )
     log.info("%s: %d images of %d classes", folder, len(stack), len(files))
     held = tuple(sorted(numbers.values()))
-    return images, ClientSplit(_mixed(support, hashes), _mixed(query, hashes), held)
+    parts = (_mixed(rows, hashes) for rows in (support, query, test))
+    support_rows, query_rows, test_rows = parts
+    return images, ClientSplit(support_rows, query_rows, held, test_rows)
 
 
 def _kept(
@@ -186,12 +195,11 @@ def _position(digest: str, seed: int) -> float:
     return int.from_bytes(salted[:8], "big") / 2**64
 
 
-def _cut(positions: Sequence[float], fraction: float) -> int:
-    """How many of a class's images, by ascending position, are its support set."""
-    count = len(positions)
-    share = int(fraction * count + 0.5)
-    below = share if count < FEW else sum(position < fraction for position in positions)
-    return min(max(below, 1), count - 1)
+def _below(positions: Sequence[float], fraction: float) -> int:
+    """How many of a class's images, by ascending position, are the first ``fraction`` of them."""
+    if len(positions) < FEW:
+        return int(fraction * len(positions) + 0.5)
+    return sum(position < fraction for position in positions)
 
 
 def _mixed(rows: list[int], hashes: list[str]) -> Indices:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -30,12 +30,14 @@ class ClientSplit:
     ----------
     support: to adapt on, int64, shape (n_s,), in random order.
     query: to measure the adapted model on, int64, shape (n_q,), in random order.
+    test: that nobody learns from, int64, shape (n_t,), in random order; may be empty.
     classes: that the client holds, ascending; each is in ``support`` and in ``query``.
     """
 
     support: Indices
     query: Indices
     classes: tuple[int, ...]
+    test: Indices = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +73,8 @@ class Plan:
             yield client.support
             yield client.query
             yield np.asarray(client.classes, np.int64)
+            if len(client.test):
+                yield client.test
 
 
 def plan(labels: Indices, settings: DataSettings, owners: Indices | None = None) -> Plan:
@@ -112,7 +116,13 @@ def _plan(content: bytes, held: bytes | None, settings: DataSettings) -> Plan:
     else:
         pretrain, server, shares = natural(labels, np.frombuffer(held, np.int64), settings)
     clients = tuple(
-        split(labels, share, settings.support_fraction, stream(settings.seed, "split", number))
+        split(
+            labels,
+            share,
+            settings.support_fraction,
+            stream(settings.seed, "split", number),
+            settings.test_fraction,
+        )
         for number, share in enumerate(shares)
     )
     sources = range(settings.sources)
@@ -151,13 +161,18 @@ def server_parts(labels: Indices, settings: DataSettings) -> tuple[Indices, Indi
 
 
 def split(
-    labels: Indices, share: Indices, fraction: float, random: np.random.RandomState
+    labels: Indices,
+    share: Indices,
+    fraction: float,
+    random: np.random.RandomState,
+    test_fraction: float = 0.0,
 ) -> ClientSplit:
     """Split a client's images class by class: round(fraction * n), at least 1 and at most n - 1.
 
-    A class of a single image cannot be in both halves and is left out.
+    A class of a single image cannot be in both halves and is left out. Of the images of a class,
+    round(test_fraction * n) are cut off first, as many as leave two to learn from.
     """
-    support, query = [], []
+    support, query, test = [], [], []
     share = random.permutation(share)
     held = [int(label) for label in np.unique(labels[share])]
     kept = []
@@ -165,6 +180,9 @@ def split(
         of_class = share[labels[share] == label]
         if len(of_class) < 2:
             continue
+        cut = min(int(test_fraction * len(of_class) + 0.5), len(of_class) - 2)
+        test.append(of_class[:cut])
+        of_class = of_class[cut:]
         cut = min(max(int(fraction * len(of_class) + 0.5), 1), len(of_class) - 1)
         support.append(of_class[:cut])
         query.append(of_class[cut:])
@@ -178,6 +196,7 @@ def split(
         random.permutation(np.concatenate(support)),
         random.permutation(np.concatenate(query)),
         tuple(kept),
+        random.permutation(np.concatenate(test)),
     )
 
 

@@ -20,6 +20,7 @@ class Server(Averaging):
     """theta <- the mean of theta_i, each client counting the same, as published."""
 
     down, up = Down, Up
+    personal = True
 
     def weight(self, client: int, up: Up) -> float:
         """All clients count the same."""

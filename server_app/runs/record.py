@@ -129,6 +129,7 @@ class Means(_Record):
 
     accuracy_before: Number = math.nan
     accuracy_after: Number = math.nan
+    accuracy_commonest: Number = math.nan
     loss_before: Number = math.nan
     loss_after: Number = math.nan
 
@@ -140,8 +141,10 @@ class Evaluation(_Record):
     accuracy_after: Number = math.nan
     loss_before: Number = math.nan
     loss_after: Number = math.nan
+    accuracy_commonest: Number = math.nan  # of naming each client's commonest class
     over_clients: Means = Means()  # the others are over images
     std_after: Number = math.nan
+    worst_after: Number = math.nan  # of the client with the lowest
     examples: Number = math.nan
     clients: list[Judged] = Field(default_factory=list)
 

@@ -47,7 +47,7 @@ def test_every_setting_is_there_with_its_default_and_its_meaning():
         ("augfl.lambda", "number >= 0 and <= 1,000,000"),
         ("augfl.update", "linearised, exact"),
         ("data.channels", "1, 3"),
-        ("evaluation.sources", "true, false"),
+        ("resume", "true, false"),
         ("data.support-fraction", "number > 0 and < 1"),
     ],
 )
