@@ -30,7 +30,7 @@ def train(down: Down, device: Device) -> Up:
     """``epochs`` of SGD on both models, side by side."""
     own = new_model(device, down.seed)
     recall(device, "fml", own, before=down.round)
-    change, loss, own_loss = _learn(down, device, own, device.images, down.sgd)
+    change, loss, own_loss = _learn(down, device, own, device.images, down.sgd, down.seed)
     keep(device, "fml", own, down.round)
     buffers = device.model.buffers
     return Up(down.round, device.examples, loss, down.model.with_vector(change), buffers, own_loss)
@@ -38,15 +38,16 @@ def train(down: Down, device: Device) -> Up:
 
 def personal(down: Down, device: Device, data: ClientData, steps: int) -> nn.Module:
     """The own model; that of a new client first learns beside the shared one, ``steps`` passes."""
-    own = new_model(device, down.seed)
+    seed = data.client + 1  # the same in each round, so that evaluations can be compared
+    own = new_model(device, seed)
     if not recall(device, "fml", own) and steps:
         support = (data.support_images, data.support_labels)
-        _learn(down, device, own, support, down.sgd.model_copy(update={"epochs": steps}))
+        _learn(down, device, own, support, down.sgd.model_copy(update={"epochs": steps}), seed)
     return own.module
 
 
 def _learn(
-    down: Down, device: Device, own: FlatModel, data: Batch, sgd: LocalSgd
+    down: Down, device: Device, own: FlatModel, data: Batch, sgd: LocalSgd, seed: int
 ) -> tuple[Vector, float, float]:
     """Train both models; gives the change of the shared one, its loss and that of the own one."""
     shared, theta = device.model, torch.tensor(down.model.vector)
@@ -72,8 +73,8 @@ def _learn(
         return torch.cat([slope, own_slope]), float(hard.detach())
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(down.seed)  # of dropout
-        vector, loss = local_sgd(torch.cat([theta, own.vector]), data, gradient, sgd, down.seed)
+        torch.manual_seed(seed)  # of dropout
+        vector, loss = local_sgd(torch.cat([theta, own.vector]), data, gradient, sgd, seed)
     own.load(vector[len(theta) :])
     change = vector[: len(theta)].sub_(theta).numpy()
     return change, loss, own_loss / max(seen, 1)
