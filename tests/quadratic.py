@@ -7,6 +7,7 @@ is affine: G_i(theta) = M_i Q_i (M_i theta + alpha S_i a_i - b_i), M_i = I - alp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import SimpleNamespace
@@ -136,6 +137,8 @@ def play(
 def take(replies: Replies, client: int, up: Any) -> dict[str, float]:
     """Let a reply count, as the shell does; gives its sizes."""
     offer = replies.offer(client, up)
+    if not all(map(math.isfinite, offer.judged.values())):
+        raise Rejected("size", "is not finite")
     replies.accept(offer)
     return offer.judged
 

@@ -48,7 +48,8 @@ class Duals:
         self.total = np.zeros(size, np.float64)
         self.entered, self.sketches, self.measures, self.lost = {}, {}, {}, {}
         self._measure = Measure(secret, size)
-        self._looked_at: dict[int, list[float]] = {}  # measures of replies that may yet be rejected
+        # Measures of replies that may yet be rejected, by client and sketch of the dual.
+        self._looked_at: dict[tuple[float, ...], list[float]] = {}
 
     def known(self, client: int) -> dict[str, Any]:
         """What a client is told of its dual that is in Y."""
@@ -84,14 +85,16 @@ class Duals:
         measured = self._measure(up.increment.vector)
         if up.base:
             measured = np.array(self.measures.get(client, [0.0] * MEASURED)) + measured
-        self._looked_at[client] = measured.tolist()
+        self._looked_at[client, *up.dual] = measured.tolist()
         return max(norm / 2, float(np.linalg.norm(measured)))
 
     def add(self, increments: Vector, ups: dict[int, Any]) -> None:
         """Y + sum_i Delta_i, and note whose replies these were."""
         self.entered = self.entered | {client: up.round for client, up in ups.items()}
         self.sketches = self.sketches | {client: up.dual for client, up in ups.items()}
-        self.measures = self.measures | {client: self._looked_at[client] for client in ups}
+        measured = {client: self._looked_at[client, *up.dual] for client, up in ups.items()}
+        self.measures = self.measures | measured
+        self._looked_at.clear()
         self.total = self.total + increments
 
     def restart(self, round: int = 0, lost: Iterable[int] = ()) -> None:

@@ -1,0 +1,124 @@
+"""Server halves of a tiny model, and replies of random numbers that fit any method's contract."""
+
+from __future__ import annotations
+
+import types
+from dataclasses import fields, replace
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+import torch
+
+import server_app.methods
+from common import registry
+from common.contract import Between
+from common.sketch import sketch
+from common.tensors import Tensors
+from server_app.aggregation.expected import Specs
+from server_app.aggregation.replies import Replies
+from server_app.method import Method, Setup, Source
+
+METHODS = registry.names(server_app.methods)
+HALVES: dict[str, Any] = {name: registry.load(server_app.methods, name) for name in METHODS}
+TRAINED = [name for name in METHODS if HALVES[name].Server.down is not None]
+
+MODEL = Tensors.pack({"w": np.ones((2, 2), np.float32), "b": np.zeros(1, np.float32)})
+BUFFERS = Tensors.pack(
+    {
+        "norm.running_mean": np.zeros(2, np.float32),
+        "norm.running_var": np.ones(2, np.float32),
+        "norm.num_batches_tracked": np.array(0, np.int64),
+    }
+)
+
+
+class Pull:
+    """R_h = 1/2 ||theta - 1||^2."""
+
+    distance_weight = 0.5
+
+    def gradient(self, vector: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+        off = vector - 1
+        return off, {"loss": float(0.5 * off @ off)}
+
+    def curvature(self, vector: torch.Tensor, gradient: torch.Tensor) -> float:
+        return 1.0
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: Any) -> None:
+        """Nothing is kept."""
+
+
+def server(name: str, clients: int, options: dict[str, Any] | None = None) -> Method:
+    """A server half that knows its clients; client i has 10 + i images."""
+    half = HALVES[name]
+    setup = Setup(MODEL, BUFFERS, seed=3, knowledge=Pull(), secret=b"secret")
+    method: Method = half.Server(half.Settings.model_validate(options or {}), setup)
+    for client in range(clients):
+        method.enrol(client, Source(10 + client, "cnn-tiny"))
+    return method
+
+
+def reply(method: Method, round: int, client: int, seed: int, scale: float = 0.01) -> Any:
+    """An ``Up`` that fits: its tensors are what is expected, its numbers are within bounds."""
+    dice = np.random.default_rng([seed, round, client])
+    assert method.up is not None
+    expected, hints = method.expects(client), get_type_hints(method.up, include_extras=True)
+    values: dict[str, Any] = {}
+    for field in fields(method.up):
+        if field.name in expected:
+            values[field.name] = tensors(expected[field.name].largest, dice, scale)
+        else:
+            values[field.name] = _value(hints[field.name], dice)
+    values |= {"round": round, "examples": 10 + client}
+    up = method.up(**values)
+    if {"base", "dual"} <= values.keys():  # a dual must be what it was plus the increment
+        down = method.broadcast(round, client)
+        dual = np.array(down.dual) + sketch(up.increment.vector)
+        up = replace(up, base=down.acknowledged, dual=dual.tolist())
+    if {"teachers", "without"} <= values.keys():
+        up = replace(up, without="" if up.teachers else "no teacher")
+    return up
+
+
+def tensors(specs: Specs, dice: np.random.Generator, scale: float) -> Tensors:
+    """Random values, none below zero where that means something."""
+    arrays: dict[str, Any] = {}
+    for name, shape, kind in specs:
+        if np.dtype(kind).kind == "f":
+            values = scale * dice.normal(size=shape)
+            arrays[name] = np.asarray(np.abs(values) if "var" in name else values, kind)
+        else:
+            arrays[name] = np.asarray(dice.integers(0, 5, shape), kind)
+    return Tensors.pack(arrays)
+
+
+def play(method: Method, rounds: range, clients: int, seed: int = 0) -> list[dict[str, float]]:
+    """Rounds in which all reply."""
+    metrics = []
+    for round in rounds:
+        method.begin(round, range(clients))
+        replies = Replies(method)
+        for client in range(clients):
+            replies.accept(replies.offer(client, reply(method, round, client, seed)))
+        metrics.append(method.step(round, replies))
+    return metrics
+
+
+def _value(hint: Any, dice: np.random.Generator) -> Any:
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = next(option for option in get_args(hint) if option is not type(None))
+    if get_origin(hint) is Literal:
+        return get_args(hint)[int(dice.integers(len(get_args(hint))))]
+    low, high = 0.0, 1.0
+    if get_origin(hint) is Annotated:
+        rules = [rule for rule in get_args(hint) if isinstance(rule, Between)]
+        low, high = (max(rules[0].low, 0), min(rules[0].high, 3)) if rules else (low, high)
+        hint = get_args(hint)[0]
+    if hint is float:
+        return float(dice.uniform(low, high))
+    if hint is int:
+        return int(dice.integers(low, high + 1))
+    return {str: "", bool: True}.get(hint, [])
