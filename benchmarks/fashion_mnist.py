@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def _run(options: argparse.Namespace, seed: int, name: str) -> None:
-    from deploy.run_config import parse_assignments
+    from deploy.assignments import parse_assignments
 
     settings = next(s for n, s in METHODS.values() if n == name)
     run = run_name(options, seed, name)

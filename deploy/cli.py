@@ -17,11 +17,15 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from common.errors import AugFlowerError, RunError, SettingsError
+from common.errors import AugFlowerError, RunError
+from deploy.connection import Certificates, Insecure, Kit, SuperLink, connected
 from deploy.doctor.commands import doctor
+from deploy.follow import follow
 from deploy.progress import RunProgress
 from deploy.provision import commands as provision
 from deploy.research import explain, lists, runs, sweep
+from deploy.stop import stop
+from deploy.up import up
 from deploy.watch.commands import watch
 
 app = typer.Typer(
@@ -102,8 +106,8 @@ def pretrain(
 ) -> None:
     """Train the private model on the server's own data."""
     from common.config import parse
+    from deploy.assignments import parse_assignments
     from deploy.pretrain import pretrain_model
-    from deploy.run_config import parse_assignments
     from server_app.private.settings import PretrainSettings
 
     values = {
@@ -127,7 +131,7 @@ def simulate(
     ] = False,
 ) -> None:
     """Run in this process: the same code and messages as a fleet, without a network."""
-    from deploy.run_config import parse_assignments
+    from deploy.assignments import parse_assignments
     from deploy.simulate import DEVICES
     from deploy.simulate import simulate as run_simulation
     from server_app.settings import read_server_settings
@@ -183,29 +187,21 @@ def adapt(
     say(f"wrote {done.path}")
 
 
-SuperLink = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help="Its Control API, as --host and --port.")
-]
-Certificates = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Of the authority of the fleet.")
-]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Plaintext, on this machine only.")]
-
-
 @app.command()
 def run(
     settings: Settings = None,
     name: Annotated[str, typer.Option(help="Folder of the run; empty takes the time.")] = "",
-    superlink: SuperLink = "127.0.0.1:8000",
+    kit: Kit = None,
+    superlink: SuperLink = None,
     root_certificates: Certificates = None,
     insecure: Insecure = False,
 ) -> None:
     """Run on a fleet that is up; goes on by itself if the server's process is killed."""
-    from deploy.run_config import parse_assignments
+    from deploy.assignments import parse_assignments
 
     config = parse_assignments(settings or [])
     config["run-name"] = name or config.get("run-name") or time.strftime("%Y%m%d-%H%M%S")
-    _run_on_fleet(config, superlink or "", root_certificates, insecure)
+    _run_on_fleet(config, kit, superlink, root_certificates, insecure)
 
 
 @app.command()
@@ -213,12 +209,13 @@ def resume(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     rounds: Annotated[int | None, typer.Option(min=1, help="A new last round.")] = None,
     settings: Settings = None,
+    kit: Kit = None,
     superlink: SuperLink = None,
     root_certificates: Certificates = None,
     insecure: Insecure = False,
 ) -> None:
-    """Go on from a run's last checkpoint: here, or with --superlink on a fleet that is up."""
-    from deploy.run_config import parse_assignments
+    """Go on from a run's last checkpoint: here, or with --kit on a fleet that is up."""
+    from deploy.assignments import parse_assignments
     from deploy.simulate import DEVICES
     from deploy.simulate import simulate as run_simulation
     from server_app.runs.folder import META, read_settled
@@ -230,8 +227,8 @@ def resume(
     config = dict(read_settled(run)["settings"]) | parse_assignments(settings or [])
     config |= {"resume": True, "run-name": run.absolute().name}
     config |= {"rounds": rounds} if rounds else {}
-    if superlink:
-        _run_on_fleet(config, superlink, root_certificates, insecure)
+    if kit or superlink:
+        _run_on_fleet(config, kit, superlink, root_certificates, insecure)
         return
     server = replace(read_server_settings(), runs=run.absolute().parent)
     with RunProgress(console) as show, Watch(server, show) as watching:
@@ -240,25 +237,27 @@ def resume(
 
 
 def _run_on_fleet(
-    config: dict[str, Any], superlink: str, certificates: Path | None, insecure: bool
+    config: dict[str, Any],
+    kit: Path | None,
+    superlink: str | None,
+    certificates: Path | None,
+    insecure: bool,
 ) -> None:
     from deploy.bundle import app_folder
-    from deploy.control import Control
-    from deploy.environment import flower_environment
     from deploy.research.effect import without_effect
     from deploy.run_config import default_config
     from deploy.submit import run_on_fleet
     from server_app.app import read_settings
 
-    if insecure == (certificates is not None):
-        raise SettingsError("give either --root-certificates FILE or --insecure")
     read_settings(default_config() | config)
-    with tempfile.TemporaryDirectory() as folder, RunProgress(console) as show:
+    with (
+        connected(kit, superlink, certificates, insecure) as control,
+        tempfile.TemporaryDirectory() as folder,
+        RunProgress(console) as show,
+    ):
         for line in without_effect(config):
             show(line)
-        home = Path(folder)
-        with Control(superlink, home, flower_environment(home), certificates) as control:
-            found = run_on_fleet(control, app_folder(home / "app"), config, show)
+        found = run_on_fleet(control, app_folder(Path(folder) / "app"), config, show)
     print(found)
 
 
@@ -347,6 +346,9 @@ app.command("list")(lists.show)
 app.command()(runs.runs)
 app.command()(sweep.sweep)
 app.command()(watch)
+app.command()(follow)
+app.command()(stop)
+app.command()(up)
 app.command()(doctor)
 app.add_typer(provision.app, name="provision")
 

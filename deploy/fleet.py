@@ -79,7 +79,7 @@ class Fleet:
         self._warm = warm
         self._notice = notice
         self._fleet_port, self._http_port = free_port(), free_port()
-        environment = _importable(flower_environment(self.home / "superlink"))
+        environment = importable(flower_environment(self.home / "superlink"))
         self._superlink = self._process(
             "superlink", self._superlink_command(database), environment | {WITHOUT: without}
         )
@@ -263,7 +263,7 @@ class Fleet:
         command = ["--insecure", "--superlink", self.fleet_address]
         command += ["--node-config", str(config), "--port", str(free_port())]
         program = [sys.executable, "-m", "deploy.node"] if self._warm else ["flower-supernode"]
-        environment = _importable(flower_environment(folder / "flower", threads))
+        environment = importable(flower_environment(folder / "flower", threads))
         return self._process(node.name, program + command, environment)
 
     def _superlink_ready(self) -> bool:
@@ -303,7 +303,7 @@ class Fleet:
             stop_all([self._superexec, self._superlink], _GRACE)
 
 
-def _importable(environment: dict[str, str]) -> dict[str, str]:
+def importable(environment: dict[str, str]) -> dict[str, str]:
     """Let other processes import these packages from a checkout that is not installed."""
     root = Path(__file__).resolve().parent.parent
     if root.name == "site-packages":

@@ -1,15 +1,12 @@
-"""The run config: defaults of all public settings, and values given on a command line."""
+"""The run config: defaults of all public settings."""
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Sequence
 from typing import Any
 
 import server_app.methods
 from common import registry
 from common.config import RunSettings, defaults
-from common.errors import SettingsError
 from server_app.knowledge import KnowledgeSettings
 
 
@@ -20,25 +17,6 @@ def default_config() -> dict[str, Any]:
         half = registry.load(server_app.methods, name)
         config |= {f"{name}.{key}": value for key, value in defaults(half.Settings).items()}
     return config | {f"knowledge.{k}": v for k, v in defaults(KnowledgeSettings).items()}
-
-
-def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """``["rounds=3", "data.name=digits"]`` as typed values; strings need no quotes.
-
-    Raises
-    ------
-    SettingsError: one has no equals sign.
-    """
-    values: dict[str, Any] = {}
-    for text in assignments:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise SettingsError(f"{text!r} is no setting: write key=value, such as rounds=20")
-        try:
-            values[key.strip()] = tomllib.loads(f"x = {value}")["x"]
-        except tomllib.TOMLDecodeError:
-            values[key.strip()] = value.strip()
-    return values
 
 
 def to_toml(config: dict[str, Any]) -> str:

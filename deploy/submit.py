@@ -24,7 +24,7 @@ RESUMPTIONS = 3
 """Times in a row that a run is submitted again without a round in between."""
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_FLOWER = re.compile(r"(DEBUG|INFO|WARNING|ERROR) ?:")
+_FLOWER = re.compile(r"(DEBUG|INFO|WARNING|ERROR) ?:|Successfully installed ")
 _ROUND = re.compile(r"round +(\d+)/\d+ ")
 _KILLED = "No heartbeat"
 
@@ -72,6 +72,23 @@ def run_on_fleet(control: Control, app: Path, config: Mapping[str, Scalar], show
             settings["resume"] = True
         if not ours:
             show("the server's process was killed; going on from its last checkpoint")
+
+
+def look_on(control: Control, run_id: int, show: Show) -> None:
+    """Show what a run has said and says, until its end.
+
+    Raises
+    ------
+    FleetError: the SuperLink has no such run, or is gone.
+    RunError: the run failed or was stopped.
+    """
+    control.status(run_id)  # one that there is not would be waited for
+    lines = _Lines()
+    for line in _follow(control, run_id, lines):
+        show(line)
+    status = _status(control, run_id)
+    if status.result != "completed":
+        raise RunError(_why(lines.folder, status))
 
 
 class _Lines:

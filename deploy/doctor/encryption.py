@@ -66,13 +66,28 @@ def check_encryption(
         return _unencrypted(port, speech)
     if speech.tongue != "grpc":
         return _not_grpc(port)
+    return check_trust(host, port, ca, speech, patience)
+
+
+def check_trust(
+    host: str, port: int, ca: Path | None, speech: Speech, patience: float = PATIENCE
+) -> Finding:
+    """Whether the certificate that a server has shown is trusted, in its names and times too.
+
+    Parameters
+    ----------
+    ca: PEM file of the fleet's CA; ``None`` trusts the system's authorities.
+    speech: what the port answered when it was greeted.
+    """
     try:
         context = ssl.create_default_context(cafile=str(ca) if ca else None)
     except OSError as problem:
         return error(
             "TLS", f"{ca} cannot be used as the CA's certificate: {problem}", "see CA certificate"
         )
-    context.set_alpn_protocols(["h2"])
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # gRPC is not strict either
+    if speech.tongue == "grpc":
+        context.set_alpn_protocols(["h2"])
     try:
         with (
             socket.create_connection((host, port), patience) as connection,

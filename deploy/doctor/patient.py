@@ -27,6 +27,7 @@ class Device:
     teachers: Path | None = None  # file of its foundation models
     model: str = ""  # of the run: its name, or its number of parameters
     flower: str = FLOWER
+    name: str = ""  # in the fleet's settings
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def read_kit(folder: Path) -> Device | Server:
         settings=settings,
         teachers=teachers,
         flower=flower,
+        name=about["name"],
     )
 
 

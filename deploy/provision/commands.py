@@ -13,11 +13,13 @@ from typer.core import TyperGroup
 
 from common.errors import FleetError
 from deploy.provision import provision as fleet
+from deploy.provision.example import write_example
 from deploy.provision.register import Registration
 from deploy.provision.register import register as align
 from deploy.provision.settings import parse_node, read_fleet
 
 console = Console(soft_wrap=True, highlight=False)
+SETTINGS = Path("fleet.yaml")
 
 
 class _FileFirst(TyperGroup):
@@ -34,6 +36,27 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Make and look after a fleet's certificates, keys and kits: provision fleet.yaml.",
 )
+
+
+def _example(asked: bool) -> None:
+    if asked:
+        write_example(SETTINGS)
+        console.print(f"wrote {SETTINGS}; next: augflower provision {SETTINGS}", markup=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    example: Annotated[
+        bool,
+        typer.Option(
+            "--example", help="Write a fleet.yaml to begin with.", is_eager=True, callback=_example
+        ),
+    ] = False,
+) -> None:
+    """Make and look after a fleet's certificates, keys and kits: provision fleet.yaml."""
+
+
 Folder = Annotated[Path, typer.Option("--fleet", help="Folder of the fleet.")]
 Node = Annotated[str, typer.Argument(help="Name of the node.")]
 FLEET = Path("fleet")

@@ -15,6 +15,7 @@ import yaml
 from deploy.provision.certificates import CONTROL
 from deploy.provision.places import FLOWER, config_folder, environment, state_folder
 from deploy.provision.registry import Registry
+from deploy.provision.settings import ServerSettings
 from deploy.provision.store import PROGRAM, SECRET, Kit, KitFile
 from deploy.provision.templates import fill, install_script, unit
 
@@ -24,9 +25,20 @@ HEALTH = "127.0.0.1:9096"  # the executor's, gRPC
 SUPERLINK, EXECUTOR = "augflower-superlink.service", "augflower-executor.service"
 
 
-def superlink_command(registry: Registry, host: str = LOOPBACK) -> list[str]:
-    """The command that starts the SuperLink; ``host`` is where its Control API listens."""
-    config, server = config_folder(NAME), registry.server
+def superlink_command(
+    server: ServerSettings,
+    host: str = LOOPBACK,
+    config: str = config_folder(NAME),
+    state: str = state_folder(NAME),
+) -> list[str]:
+    """The command that starts the SuperLink.
+
+    Parameters
+    ----------
+    host: where its Control API listens.
+    config: folder of the kit.
+    state: folder of its database.
+    """
     every = "[::]" if any(":" in name for name in server.names) else "0.0.0.0"
     options = {
         "--ssl-ca-certfile": f"{config}/ca.crt",
@@ -35,7 +47,7 @@ def superlink_command(registry: Registry, host: str = LOOPBACK) -> list[str]:
         "--fleet-api-address": f"{every}:{server.fleet_port}",
         "--host": host,
         "--port": str(server.control_port),
-        "--database": f"{state_folder(NAME)}/superlink.db",
+        "--database": f"{state}/superlink.db",
         "--isolation": "process",
         "--superexec-auth-secret-file": f"{config}/executor.secret",
     }
@@ -43,12 +55,23 @@ def superlink_command(registry: Registry, host: str = LOOPBACK) -> list[str]:
     return ["augflower", "superlink", *switches, *(p for option in options.items() for p in option)]
 
 
-def executor_command(registry: Registry, host: str = LOOPBACK) -> list[str]:
-    """The command that starts the executor of ServerApps; ``host``: of the Control API."""
-    config = config_folder(NAME)
+def executor_command(
+    server: ServerSettings,
+    host: str = LOOPBACK,
+    config: str = config_folder(NAME),
+    health: str = HEALTH,
+) -> list[str]:
+    """The command that starts the executor of ServerApps.
+
+    Parameters
+    ----------
+    host: of the Control API.
+    config: folder of the kit.
+    health: address that says whether it is well.
+    """
     options = {
-        "--runtime-api-address": control_address(registry, host),
-        "--health-server-address": HEALTH,
+        "--runtime-api-address": f"{host}:{server.control_port}",
+        "--health-server-address": health,
         "--root-certificates": f"{config}/ca.crt",
         "--superexec-auth-secret-file": f"{config}/executor.secret",
     }
@@ -108,7 +131,7 @@ def server_kit(
         for name, host in (("fleet", LOOPBACK), ("compose", CONTROL))
     }
     flower = {"superlink": {"default": "fleet", **connections}}
-    link, executor = superlink_command(registry), executor_command(registry)
+    link, executor = superlink_command(registry.server), executor_command(registry.server)
     readme = fill(
         "server.md",
         fleet=registry.name,
@@ -161,7 +184,7 @@ def _compose(registry: Registry, variables: dict[str, str], for_runs: dict[str, 
     listens = ["CMD", "python3", "-IS", "/opt/augflower/healthy.py", f"{LOOPBACK}:{port}"]
     superlink = {
         "image": "augflower-superlink",
-        "command": superlink_command(registry, CONTROL),
+        "command": superlink_command(registry.server, CONTROL),
         "environment": variables,
         **common,
         "volumes": [kit, f"superlink-state:{state_folder(NAME)}"],
@@ -173,7 +196,7 @@ def _compose(registry: Registry, variables: dict[str, str], for_runs: dict[str, 
     # the SuperLink's container starts again.
     executor = {
         "image": "augflower-server",
-        "command": executor_command(registry, CONTROL),
+        "command": executor_command(registry.server, CONTROL),
         "environment": for_runs,
         **common,
         "volumes": [kit, f"executor-state:{state_folder(NAME)}"],

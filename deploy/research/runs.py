@@ -123,7 +123,7 @@ def _parse(condition: str) -> tuple[str, str, Any]:
     match = _CONDITION.match(condition)
     if not match:
         raise SettingsError(f"{condition!r} is no condition: write method=augfl or loss<0.5")
-    from deploy.run_config import parse_assignments
+    from deploy.assignments import parse_assignments
 
     name, sign, value = match.groups()
     return name.strip(), sign, parse_assignments([f"x={value}"])["x"]

@@ -222,7 +222,7 @@ def parse_grid(axes: Sequence[str]) -> dict[str, list[Any]]:
     ------
     SettingsError: one has no equals sign, or a setting is there twice.
     """
-    from deploy.run_config import parse_assignments
+    from deploy.assignments import parse_assignments
 
     grid: dict[str, list[Any]] = {}
     for axis in axes:
@@ -268,7 +268,7 @@ def sweep(
     ] = None,
 ) -> None:
     """Run every combination of settings and seeds; goes on where it was stopped."""
-    from deploy.run_config import parse_assignments
+    from deploy.assignments import parse_assignments
 
     found = points(parse_assignments(settings or []), parse_grid(axes or []), parse_seeds(seeds))
     prepare(folder, found)

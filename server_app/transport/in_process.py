@@ -28,6 +28,9 @@ Interference = Callable[[Message, Message], Message | None]
 SERVER = 1
 """Flower's node id of the server."""
 
+RUN = 1
+"""Flower's id of a simulated run; a SuperLink draws ids of 63 bits."""
+
 FIRST_NODE = 101
 
 
@@ -46,7 +49,7 @@ class InProcessGrid(Grid):
         client_app: ClientApp,
         node_configs: Sequence[Mapping[str, Any]],
         run_config: Mapping[str, Any],
-        run_id: int = 1,
+        run_id: int = RUN,
         interfere: Interference | None = None,
     ) -> None:
         # A message takes its sender from the process, which Flower's runtime would set.

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,21 @@ def test_no_list_is_said_plainly(here: Path):
     (here / "fleet/server/nodes.json").write_text('{"admitted": {"pi-1": "x"}, "revoked": {}}')
     with pytest.raises(FleetError, match="damaged"):
         register(here / "fleet")
+
+
+def test_the_example_works_as_it_stands_and_is_never_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert "next: augflower provision fleet.yaml" in call("--example")
+    assert "device-3: new key" in call("fleet.yaml")
+    text = (tmp_path / "fleet.yaml").read_text()
+    with pytest.raises(FleetError, match="is there already"):
+        call("--example")
+    assert (tmp_path / "fleet.yaml").read_text() == text
+    # What it shows as further possibilities works as well.
+    lines = [re.sub(r"^  # (names|pi-1|jetson-1):", r"  \1:", line) for line in text.splitlines()]
+    assert sum(line.startswith(("  names", "  pi-1", "  jetson-1")) for line in lines) == 4
+    lines.remove("  names: [127.0.0.1]")
+    (tmp_path / "more.yaml").write_text("\n".join(lines))
+    assert "jetson-1: new key" in call("more.yaml", "--fleet", "more")

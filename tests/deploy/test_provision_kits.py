@@ -11,9 +11,9 @@ import yaml
 
 from client_app.settings import read_node_config
 from common.errors import SettingsError
+from deploy.assignments import parse_assignments
 from deploy.provision import provision as fleet
 from deploy.provision.settings import parse_fleet
-from deploy.run_config import parse_assignments
 from server_app.settings import read_server_settings
 
 NODES = {

@@ -12,7 +12,8 @@ import pytest
 
 from client_app.methods.augfl import train
 from common.errors import SettingsError
-from deploy.run_config import default_config, parse_assignments
+from deploy.assignments import parse_assignments
+from deploy.run_config import default_config
 from server_app.app import read_settings
 from tests.methods.test_augfl import dual, make, meta_gradients, weights
 from tests.quadratic import play
