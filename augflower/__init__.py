@@ -13,8 +13,9 @@ from augflower.run import Run, runs
 from augflower.simulation import simulate
 from common.data.own import DataSet
 from common.errors import AugFlowerError
+from server_app.watch.callbacks import Callback
 
 open = Run
 """``augflower.open(folder)`` reads a run that was made earlier, by whatever means."""
 
-__all__ = ["AugFlowerError", "DataSet", "Run", "open", "runs", "simulate"]
+__all__ = ["AugFlowerError", "Callback", "DataSet", "Run", "open", "runs", "simulate"]

@@ -22,6 +22,8 @@ from common.models import register
 from deploy.simulate import DEVICES
 from deploy.simulate import simulate as run_simulation
 from server_app.settings import read_server_settings
+from server_app.watch.callbacks import Callback
+from server_app.watch.watch import Watch
 
 
 def simulate(
@@ -38,6 +40,7 @@ def simulate(
     runs: Path | str | None = None,
     private_model: Path | str | None = None,
     settings: Mapping[str, Any] | None = None,
+    callbacks: Sequence[str | Callback] | None = None,
     show: Callable[[str], None] | None = print,
 ) -> Run:
     """Run a method in this process, to its end.
@@ -60,6 +63,9 @@ def simulate(
     runs: folder that holds the runs' folders; ``AUGFLOWER_RUNS``, or ``runs``, without it.
     private_model: as ``AUGFLOWER_PRIVATE_MODEL``, which it replaces.
     settings: any other public setting by its dotted name, such as {"augfl.lambda": 0.0}.
+    callbacks: who else is told of the run: "tensorboard", "mlflow", "wandb", names of installed
+        packages, or objects of your own (``augflower.Callback``); without it, those that
+        ``AUGFLOWER_CALLBACKS`` names.
     show: gets the run's lines; None keeps quiet.
 
     Raises
@@ -73,13 +79,15 @@ def simulate(
     config["model"] = model if isinstance(model, str) else _registered(model)
     config |= dict(settings or {})
     config["run-name"] = name or time.strftime("%Y%m%d-%H%M%S")
-    place = read_server_settings()
+    place = replace(read_server_settings(), watch=None)  # no page that ends with the call
     if runs is not None:
         place = replace(place, runs=Path(runs).expanduser())
     if private_model is not None:
         place = replace(place, private_model=str(private_model))
     memory = place.runs / config["run-name"] / DEVICES
-    return Run(run_simulation(config, place, show or (lambda _: None), memory=memory))
+    say = show or (lambda _: None)
+    with Watch(place, say, callbacks) as watch:
+        return Run(run_simulation(config, place, say, memory=memory, status=watch.status))
 
 
 def _data(

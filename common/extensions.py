@@ -1,10 +1,12 @@
-"""What installed packages add, without a change here: entry points of three groups.
+"""What installed packages add, without a change here: entry points of four groups.
 
 ``augflower.models``: a name and a function (classes, channels, image_size) -> ``nn.Module``.
 ``augflower.data``: a name and a function () -> ``common.data.own.DataSet``.
 ``augflower.methods``: a name and a package; ``common.registry`` says what is in it.
+``augflower.callbacks``: a name and a function or class () -> what is told of a run; the server's.
 
-On a fleet the package must be installed on the devices as well: Flower sends them AugFlower alone.
+On a fleet a package of the other three must be installed on the devices as well: Flower sends them
+AugFlower alone.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ PREFIX = "augflower."
 
 @cache
 def added(kind: str) -> dict[str, EntryPoint]:
-    """Name -> entry point of the group ``kind``: "methods", "models" or "data"; sorted."""
+    """Name -> entry point of the group ``kind``, such as "models"; sorted."""
     points = sorted(entry_points(group=PREFIX + kind), key=lambda point: point.name)
     return {point.name: point for point in points}
 

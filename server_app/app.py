@@ -59,7 +59,10 @@ def main(grid: Grid, context: Context) -> None:
     server = read_server_settings()
     watch = Watch(server, _say)
     atexit.register(watch.close)  # the page stays as long as the process does
-    run(PatientGrid(grid), context.run_config, server, _say, watch.status)
+    try:
+        run(PatientGrid(grid), context.run_config, server, _say, watch.status)
+    finally:
+        watch.finish()  # before libraries of trackers leave, which they do first at exit
 
 
 def run(

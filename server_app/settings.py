@@ -4,8 +4,9 @@
 ``AUGFLOWER_SERVER_DATA`` the server's own labelled images, ``AUGFLOWER_RUNS`` where runs are kept,
 ``AUGFLOWER_CACHE`` where features of the private model are kept. ``AUGFLOWER_WATCH`` is the address
 of the live page, ``AUGFLOWER_WATCH_TOKEN`` or ``AUGFLOWER_WATCH_TOKEN_FILE`` what opens it, and
-``AUGFLOWER_TENSORBOARD`` asks for TensorBoard files. ``AUGFLOWER_NODES`` names the list of devices
-that provisioning made, with what the operator has said of each.
+``AUGFLOWER_CALLBACKS`` names who else is told of runs, such as ``tensorboard,mlflow``.
+``AUGFLOWER_NODES`` names the list of devices that provisioning made, with what the operator has
+said of each.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _KNOWN = {
     "WATCH": "watch",
     "WATCH_TOKEN": "watch_token",
     "WATCH_TOKEN_FILE": "watch_token_file",
-    "TENSORBOARD": "tensorboard",
+    "CALLBACKS": "callbacks",
     "NODES": "nodes",
 }
 # Read by the data sets, on devices as well.
@@ -46,7 +47,7 @@ class ServerSettings:
     runs: folder that holds a folder for each run.
     cache: folder for the private model's features.
     watch: where the live page is served; None serves none.
-    tensorboard: whether runs write TensorBoard files.
+    callbacks: by name (``server_app.watch.callbacks``).
     nodes: list of the fleet's devices (``server_app.bindings``); None takes them at their word.
     """
 
@@ -55,7 +56,7 @@ class ServerSettings:
     runs: Path = Path("runs")
     cache: Path = Path("~/.cache/augflower")
     watch: Place | None = None
-    tensorboard: bool = False
+    callbacks: tuple[str, ...] = ()
     nodes: Path | None = None
 
 
@@ -87,12 +88,10 @@ def read_server_settings(environment: Mapping[str, str] = os.environ) -> ServerS
             values.get("watch_token", ""),
             values.get("watch_token_file", ""),
         ),
-        tensorboard=_switch("TENSORBOARD", values.get("tensorboard", "")),
+        callbacks=_names(values.get("callbacks", "")),
         nodes=Path(values["nodes"]).expanduser() if values.get("nodes") else None,
     )
 
 
-def _switch(name: str, value: str) -> bool:
-    if value not in {"", "0", "1"}:
-        raise SettingsError(f"{PREFIX}{name}={value!r} is neither 0 nor 1")
-    return value == "1"
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))

@@ -26,22 +26,17 @@ def test_what_is_set_is_read():
         "AUGFLOWER_SERVER_DATA": "images",
         "AUGFLOWER_RUNS": "elsewhere",
         "AUGFLOWER_CACHE": "warm",
-        "AUGFLOWER_TENSORBOARD": "1",
+        "AUGFLOWER_CALLBACKS": "tensorboard, mlflow,,mlflow",
         "AUGFLOWER_DATA": "data",
     }
     assert read_server_settings(environment) == ServerSettings(
-        "models/pm", "images", Path("elsewhere"), Path("warm"), tensorboard=True
+        "models/pm", "images", Path("elsewhere"), Path("warm"), callbacks=("tensorboard", "mlflow")
     )
 
 
 def test_an_unknown_variable_is_refused_with_those_that_are_known():
     with pytest.raises(SettingsError, match=r"AUGFLOWER_RUN; .*AUGFLOWER_RUNS"):
         read_server_settings({"AUGFLOWER_RUN": "runs"})
-
-
-def test_a_switch_that_is_neither_on_nor_off():
-    with pytest.raises(SettingsError, match="AUGFLOWER_TENSORBOARD='yes' is neither 0 nor 1"):
-        read_server_settings({"AUGFLOWER_TENSORBOARD": "yes"})
 
 
 def files(place: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from server_app.status import Status
 from server_app.transport.in_process import FIRST_NODE, InProcessGrid
 from server_app.watch import tensorboard
 from server_app.watch.board import Board
+from server_app.watch.callbacks import Follower
 from tests.conftest import SMALL
 
 DATA = DataSettings(sources=SMALL["data.sources"], targets=SMALL["data.targets"])
@@ -76,11 +77,12 @@ def test_an_error_in_tensorboards_files_does_not_end_silently(
     monkeypatch.setattr(tensorboard, "scalars", fail)
     notices: list[str] = []
     status = Status()
-    follower = tensorboard.TensorBoard(status, tmp_path, notices.append)
+    follower = Follower(tensorboard.TensorBoard(), status, tmp_path, notices.append)
     status.begin({"run": "trial"}, 2)
     status.close({"round": 0})
     follower.close()
-    assert notices == ["no more TensorBoard files, the run goes on: OverflowError('int too large')"]
+    said = "TensorBoard is told nothing more, the run goes on: OverflowError('int too large')"
+    assert notices == [said]
 
 
 def test_a_run_goes_on_from_a_record_with_absurd_figures(

@@ -1,1 +1,1 @@
-"""Watching a run: a live page, metrics for Prometheus, files for TensorBoard."""
+"""Watching a run: a live page, metrics for Prometheus, callbacks for trackers."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from server_app.settings import ServerSettings
 from server_app.status import Status
+from server_app.watch.callbacks import Callback, Follower, checked, named
 
 if TYPE_CHECKING:
     from server_app.watch.server import LivePage
-    from server_app.watch.tensorboard import TensorBoard
 
 
 class Watch:
@@ -23,31 +23,44 @@ class Watch:
     url: of the live page; empty where there is none.
     """
 
-    def __init__(self, server: ServerSettings, notice: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        server: ServerSettings,
+        notice: Callable[[str], None],
+        callbacks: Sequence[str | Callback] | None = None,
+    ) -> None:
         """Start what the settings ask for.
+
+        Parameters
+        ----------
+        callbacks: by name, or objects of a program's own; without it, those of the settings.
 
         Raises
         ------
-        SettingsError: TensorBoard files are asked for and their library is not installed.
+        SettingsError: a callback is unknown, or its library is not installed or not set up.
         """
         self.status = Status()
-        self._followers: list[TensorBoard | LivePage] = []
         self.url = ""
-        if server.tensorboard:
-            from server_app.watch.tensorboard import TensorBoard
-
-            self._followers.append(TensorBoard(self.status, server.runs, notice))
+        chosen = server.callbacks if callbacks is None else callbacks
+        told = [named(one) if isinstance(one, str) else checked(one) for one in chosen]
+        self._followers = [Follower(one, self.status, server.runs, notice) for one in told]
+        self._page: LivePage | None = None
         if server.watch is not None:
             from server_app.watch.server import LivePage
 
-            page = LivePage(self.status, server.runs, server.watch, notice)
-            self._followers.append(page)
-            self.url = page.url
+            self._page = LivePage(self.status, server.runs, server.watch, notice)
+            self.url = self._page.url
 
-    def close(self) -> None:
-        """Stop the page, finish the files; a second time does nothing."""
+    def finish(self) -> None:
+        """Tell the callbacks what is left, and end them; the page stays."""
         for follower in self._followers:
             follower.close()
+
+    def close(self) -> None:
+        """End the callbacks and the page; a second time does nothing."""
+        self.finish()
+        if self._page is not None:
+            self._page.close()
 
     def __enter__(self) -> Self:
         return self

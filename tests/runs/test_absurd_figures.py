@@ -23,7 +23,7 @@ from server_app.status import Status
 from server_app.watch import view
 from server_app.watch.board import Board
 from server_app.watch.metrics import make_registry
-from server_app.watch.tensorboard import scalars
+from server_app.watch.scalars import scalars
 from tests.runs.synthetic import write_run
 from tests.watch.made import META
 

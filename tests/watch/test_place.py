@@ -75,10 +75,3 @@ def test_what_is_no_address(address: str) -> None:
 
 def test_a_token_is_not_printed() -> None:
     assert TOKEN not in repr(Place("0.0.0.0", 80, TOKEN))
-
-
-def test_tensorboard_is_a_switch() -> None:
-    assert not read_server_settings({}).tensorboard
-    assert read_server_settings({"AUGFLOWER_TENSORBOARD": "1"}).tensorboard
-    with pytest.raises(SettingsError, match="AUGFLOWER_TENSORBOARD='yes' is neither 0 nor 1"):
-        read_server_settings({"AUGFLOWER_TENSORBOARD": "yes"})

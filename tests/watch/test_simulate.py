@@ -27,7 +27,7 @@ def test_the_page_stays_after_the_run_until_ctrl_c(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     environment = os.environ | {
         "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1",
-        "AUGFLOWER_WATCH": "127.0.0.1:0", "AUGFLOWER_TENSORBOARD": "1", "COLUMNS": "200",
+        "AUGFLOWER_WATCH": "127.0.0.1:0", "AUGFLOWER_CALLBACKS": "tensorboard", "COLUMNS": "200",
     }  # fmt: skip
     settings = ["augfl.lambda=0", "rounds=2", "data.sources=2", "data.targets=2", "run-name=short"]
     options = [part for setting in settings for part in ("--set", setting)]

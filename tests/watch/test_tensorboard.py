@@ -14,7 +14,9 @@ import pytest
 from common.errors import SettingsError
 from server_app.settings import ServerSettings
 from server_app.status import Status
-from server_app.watch.tensorboard import TensorBoard, scalars
+from server_app.watch.callbacks import Follower
+from server_app.watch.scalars import scalars
+from server_app.watch.tensorboard import TensorBoard
 from server_app.watch.watch import Watch
 from tests.watch.made import META, close, line
 
@@ -71,7 +73,7 @@ def test_a_run_that_goes_on_is_drawn_once(tmp_path: Path) -> None:
     folder = tmp_path / "trial" / "tensorboard"
     for rounds in ((0, 1, 2), (0, 1, 2, 3)):
         status = Status()
-        board = TensorBoard(status, tmp_path, print)
+        board = Follower(TensorBoard(), status, tmp_path, print)
         status.begin(META, 3)
         close(status, *rounds)
         board.close()
@@ -84,7 +86,7 @@ def test_a_run_that_goes_on_is_drawn_once(tmp_path: Path) -> None:
 
 def test_events_have_the_time_of_their_round(tmp_path: Path) -> None:
     status = Status()
-    board = TensorBoard(status, tmp_path, print)
+    board = Follower(TensorBoard(), status, tmp_path, print)
     status.begin(META, 3)
     close(status, 1)
     board.close()
@@ -95,7 +97,7 @@ def test_events_have_the_time_of_their_round(tmp_path: Path) -> None:
 
 def test_a_second_run_has_its_own_folder(tmp_path: Path) -> None:
     status = Status()
-    board = TensorBoard(status, tmp_path, print)
+    board = Follower(TensorBoard(), status, tmp_path, print)
     for name in ("trial", "second"):
         status.begin(META | {"run": name}, 3)
         close(status, 0, 1)
@@ -110,12 +112,12 @@ def test_a_folder_that_cannot_be_written_is_a_notice(tmp_path: Path) -> None:
     (tmp_path / "trial").write_text("in the way")
     notices: list[str] = []
     status = Status()
-    board = TensorBoard(status, tmp_path, notices.append)
+    board = Follower(TensorBoard(), status, tmp_path, notices.append)
     status.begin(META, 3)
     close(status, 0)
     board.close()
     [notice] = notices
-    assert notice.startswith("no more TensorBoard files, the run goes on:")
+    assert notice.startswith("TensorBoard is told nothing more, the run goes on:")
 
 
 def test_without_the_library_the_run_does_not_begin(
@@ -123,11 +125,11 @@ def test_without_the_library_the_run_does_not_begin(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(SettingsError, match=r"pip install 'augflower\[tensorboard\]'"):
-        Watch(ServerSettings(runs=tmp_path, tensorboard=True), print)
+        Watch(ServerSettings(runs=tmp_path, callbacks=("tensorboard",)), print)
 
 
 def test_a_real_run_and_its_resumption(tmp_path: Path, small_run: Any) -> None:
-    server = ServerSettings(runs=tmp_path, tensorboard=True)
+    server = ServerSettings(runs=tmp_path, callbacks=("tensorboard",))
     config = {"augfl.lambda": 0.0, "run-name": "real"}
     for rounds, resume in ((2, False), (4, True)):
         with Watch(server, print) as watch:
