@@ -16,7 +16,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from common.errors import SettingsError
 
 Model = TypeVar("Model", bound=BaseModel)
-Partition = Literal["cyclic-pairs", "random-pairs", "pathological", "dirichlet", "iid", "natural"]
+Partition = Literal[
+    "cyclic-pairs",
+    "random-pairs",
+    "pathological",
+    "dirichlet",
+    "iid",
+    "natural",
+    "pfllib-dirichlet",
+    "pfllib-pathological",
+    "pfllib-dir01",
+]
 
 PARTITIONS: dict[Partition, str] = {
     "cyclic-pairs": "two neighbouring classes a client, in turn, as in AugFL's experiments",
@@ -25,8 +35,16 @@ PARTITIONS: dict[Partition, str] = {
     "dirichlet": "every client its own mix of classes, from a Dirichlet distribution",
     "iid": "every client the same mix of classes",
     "natural": "the clients that the data set itself names",
+    "pfllib-dirichlet": "all images by draws from a Dirichlet distribution, as PFLlib deals them",
+    "pfllib-pathological": "all images, data.classes-per-client classes a client, as PFLlib does",
+    "pfllib-dir01": "all of fashion-mnist to 20 clients, by PFLlib's published counts of Dir(0.1)",
 }
 """What each partition does."""
+
+PFLLIB: frozenset[Partition] = frozenset(
+    {"pfllib-dirichlet", "pfllib-pathological", "pfllib-dir01"}
+)
+"""Partitions that deal all images, whatever ``samples_min`` and ``samples_max`` say."""
 
 LATE_ROUNDS = 10
 """Deadlines after which a late node that has not answered is asked again."""

@@ -1,4 +1,4 @@
-"""How images are dealt to clients: pairs of classes, or what flwr-datasets' partitioners do.
+"""How images are dealt to clients: pairs of classes, or what flwr-datasets or PFLlib do.
 
 Cyclic pairs are those of AugFL's experiments: user u has the classes 2u and 2u + 1 modulo C,
 samples-min to samples-max images of each, and the users are shuffled before the sources are
@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.config import DataSettings
+from common.config import PFLLIB, DataSettings
 from common.data.images import Indices
 from common.data.own import SERVER
+from common.data.pfllib import deal_all
 from common.data.random import stream
 from common.data.stratify import take
 from common.errors import DataError
@@ -23,8 +24,9 @@ from common.errors import DataError
 def deal(labels: Indices, pool: Indices, settings: DataSettings) -> list[Indices]:
     """Deal ``pool`` to the sources, then to the targets.
 
-    Pair partitions take each client's images off the pool, class by class. The others first cut
-    the pool in two, by the numbers of sources and targets, then partition each part.
+    Pair partitions take each client's images off the pool, class by class; PFLlib's deal all of
+    it. The others first cut the pool in two, by the numbers of sources and targets, then partition
+    each part.
 
     Returns
     -------
@@ -36,6 +38,8 @@ def deal(labels: Indices, pool: Indices, settings: DataSettings) -> list[Indices
     """
     if settings.partition in ("cyclic-pairs", "random-pairs"):
         return _deal_pairs(labels, pool, settings)
+    if settings.partition in PFLLIB:
+        return deal_all(labels, pool, settings)
     from common.data.partitioners import deal_with_partitioner
 
     return deal_with_partitioner(labels, pool, settings)

@@ -14,7 +14,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from common.config import DataSettings
+from common.config import PFLLIB, DataSettings
+from common.data import pfllib
 from common.data.images import Indices
 from common.data.partition import deal, natural
 from common.data.random import stream
@@ -31,7 +32,8 @@ class ClientSplit:
     support: to adapt on, int64, shape (n_s,), in random order.
     query: to measure the adapted model on, int64, shape (n_q,), in random order.
     test: that nobody learns from, int64, shape (n_t,), in random order; may be empty.
-    classes: that the client holds, ascending; each is in ``support`` and in ``query``.
+    classes: that the client holds, ascending; each is in ``support`` and in ``query``, but for
+        PFLlib's partitions, which leave out no class of a single image.
     """
 
     support: Indices
@@ -116,17 +118,21 @@ def _plan(content: bytes, held: bytes | None, settings: DataSettings) -> Plan:
     else:
         pretrain, server, shares = natural(labels, np.frombuffer(held, np.int64), settings)
     clients = tuple(
-        split(
-            labels,
-            share,
-            settings.support_fraction,
-            stream(settings.seed, "split", number),
-            settings.test_fraction,
-        )
+        _client(labels, share, settings, stream(settings.seed, "split", number))
         for number, share in enumerate(shares)
     )
     sources = range(settings.sources)
     return Plan(pretrain, server, clients, sources, range(len(sources), len(clients)))
+
+
+def _client(
+    labels: Indices, share: Indices, settings: DataSettings, random: np.random.RandomState
+) -> ClientSplit:
+    if settings.partition not in PFLLIB:
+        return split(labels, share, settings.support_fraction, random, settings.test_fraction)
+    support, query, test = pfllib.cut(share, settings, random)
+    held = np.unique(labels[np.concatenate([support, query])])
+    return ClientSplit(support, query, tuple(map(int, held)), test)
 
 
 def server_parts(labels: Indices, settings: DataSettings) -> tuple[Indices, Indices, Indices]:
@@ -204,6 +210,8 @@ def _check(labels: Indices, settings: DataSettings) -> None:
     classes = len(np.unique(labels))
     if classes < 2 or labels.min() < 0:
         raise DataError(f"a plan needs labels from 0 of at least 2 classes, not {classes}")
+    if settings.partition in PFLLIB:
+        return
     least = (settings.sources + settings.targets) * settings.samples_min
     wanted = settings.pretrain_images + settings.server_images + least
     if wanted > len(labels):

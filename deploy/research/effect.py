@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
-from common.config import RunSettings
+from common.config import PARTITIONS, PFLLIB, Partition, RunSettings
 from deploy.run_config import default_config
 from server_app.app import read_settings
 from server_app.method import MethodSettings
 from server_app.private.settings import KnowledgeSettings
 
-_BY_PARTITION = {
-    "data.dirichlet-alpha": ("dirichlet",),
-    "data.classes-per-client": ("pathological",),
+_CUT: Set[Partition] = set(PARTITIONS) - PFLLIB - {"natural"}
+_BY_PARTITION: dict[str, Set[Partition]] = {
+    "data.dirichlet-alpha": {"dirichlet", "pfllib-dirichlet"},
+    "data.classes-per-client": {"pathological", "pfllib-pathological"},
+    "data.samples-min": _CUT,
+    "data.samples-max": _CUT,
 }
-_DEALT = ("data.partition", "data.samples-min", "data.samples-max", *_BY_PARTITION)
+_DEALT = ("data.partition", *_BY_PARTITION)
 
 
 def without_effect(given: Mapping[str, Any]) -> list[str]:

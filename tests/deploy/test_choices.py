@@ -118,6 +118,7 @@ def test_a_shell_gets_it():
         ({"knowledge.kl": 1.0, "augfl.lambda": 0.0}, "augfl transfers no knowledge"),
         ({"knowledge.negatives": 9, "knowledge.crd": 0.0}, "knowledge.crd is 0"),
         ({"data.dirichlet-alpha": 0.1}, "data.partition is random-pairs"),
+        ({"data.samples-max": 30, "data.partition": "pfllib-dirichlet"}, "is pfllib-dirichlet"),
         ({"data.class-names": "a,b"}, "the classes are those of digits"),
         ({"data.partition": "iid", "data.name": "folder", "data.class-names": "a,b"}, "own images"),
     ],
@@ -133,6 +134,8 @@ def test_settings_with_an_effect_are_not():
     assert without_effect({"method": "fedprox", "fedprox.mu": 1.0, "fedavg.sgd.lr": 0.05}) == []
     assert without_effect({"data.partition": "dirichlet", "data.dirichlet-alpha": 0.1}) == []
     assert without_effect({"knowledge.tasks": 1.0, "data.classes-per-client": 3}) == []
+    pathological = {"data.partition": "pfllib-pathological", "data.classes-per-client": 3}
+    assert without_effect(pathological) == []
     assert without_effect(default_config()) == []
 
 
