@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from common.config import Settings
+from common.errors import RunError
 from common.task import Task
 from common.tensors import Tensors
 from server_app.aggregation.expected import Expected
@@ -155,17 +156,24 @@ class Method:
         """These clients are about to be asked."""
 
     def broadcast(self, round: int, client: int, **more: Any) -> Any:
-        """This round's ``Down`` for one client: by name from ``more``, model and settings."""
+        """This round's ``Down`` for one client: by name from ``more``, settings and attributes.
+
+        Raises
+        ------
+        RunError: a field of it is in none of them.
+        """
         assert self.down is not None
-        known = {
-            **{name: getattr(self.settings, name) for name in type(self.settings).model_fields},
-            "round": round,
-            "seed": seed_for(self.setup.seed, round, client),
-            "model": self.model,
-            "buffers": self.buffers,
-            **more,
-        }
-        return self.down(**{f.name: known[f.name] for f in fields(self.down)})
+        values = {"round": round, "seed": seed_for(self.setup.seed, round, client), **more}
+        for name in (part.name for part in fields(self.down)):
+            if name not in values:
+                holder = self.settings if name in type(self.settings).model_fields else self
+                if not hasattr(holder, name):
+                    raise RunError(
+                        f"{type(self).__module__}: {name} of its Down is neither a setting nor an "
+                        "attribute of its server half; give it to broadcast by name"
+                    )
+                values[name] = getattr(holder, name)
+        return self.down(**values)
 
     def expects(self, client: int) -> Expected:
         """What each field of tensors of a reply may hold."""

@@ -79,7 +79,16 @@ class Rounds:
         """Wait for the fleet, then run rounds ``start`` to the last.
 
         ``start`` = 0 judges the untrained model first.
+
+        Raises
+        ------
+        RunError: there is no model that could be judged.
         """
+        if self._method.model is None and not self._method.personal:
+            raise RunError(
+                f"method {self._settings.method} has neither a global model nor personal ones; "
+                "let its server half keep a model, or say that it is personal"
+            )
         last, rules = self._settings.rounds, self._settings.round
         if start <= last:
             self._status.phase(start, "waiting")
@@ -87,6 +96,8 @@ class Rounds:
         for round in range(start, last + 1):
             self._round(round)
         self._save_model("last", self._method.model, self._method.buffers)
+        if self._method.model is None:
+            self._notice("models are the clients' own: no model is written here")
         self._judge()
 
     def end(self, how: str, **notes: Any) -> None:

@@ -149,14 +149,20 @@ class Training:
 
         Raises
         ------
-        RunError: the method says nothing of a field of tensors.
+        RunError: the method says nothing of a field of tensors, or speaks of one that is none.
         """
         assert self._method.up is not None
+        sent, name = tensor_fields(self._method.up), f"method {self._settings.method}"
         known = self._method.expects(client).keys()
-        if unknown := sorted(tensor_fields(self._method.up) - known):
+        if unknown := sorted(sent - known):
             raise RunError(
-                f"method {self._settings.method}: {', '.join(unknown)} of its Up is not in what "
-                "its server half expects; name the tensors that may come there"
+                f"{name}: {', '.join(unknown)} of its Up is not in what its server half expects; "
+                "name the tensors that may come there"
+            )
+        if unknown := sorted((known | self._method.collects) - sent):
+            raise RunError(
+                f"{name}: its server half expects {', '.join(unknown)}, which is no field of "
+                "tensors of its Up"
             )
 
     def _participants(self, round: int) -> tuple[list[int], list[int], list[dict[str, str]]]:
