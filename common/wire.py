@@ -98,13 +98,15 @@ def unpack(kind: type[Contract], record: RecordDict) -> Contract:
     for name, (hint, optional) in hints.items():
         where = _Place(title, name)
         if _nests(hint):
-            values[name] = _unpack_nested(hint, plain, where)
-            continue
-        present = name in record.array_records if hint is Tensors else name in plain
+            present = any(key.startswith(f"{name}.") for key in plain)
+        else:
+            present = name in (record.array_records if hint is Tensors else plain)
         if not present:
             if not optional:
                 raise where.wrong("missing")
             values[name] = None
+        elif _nests(hint):
+            values[name] = _unpack_nested(hint, plain, where)
         elif hint is Tensors:
             values[name] = _unpack_tensors(record, name, where)
         else:
@@ -183,13 +185,16 @@ def _nests(hint: Any) -> bool:
 def _unpack_nested(hint: type[BaseModel], plain: dict[str, Any], where: _Place) -> BaseModel:
     prefix = f"{where.field}."
     inner = {k.removeprefix(prefix): plain.pop(k) for k in list(plain) if k.startswith(prefix)}
-    for name, field in hint.model_fields.items():
-        if (key := field.alias or name) not in inner:
+    known = [field.alias or name for name, field in hint.model_fields.items()]
+    for key in known:
+        if key not in inner:
             raise where._replace(position=f".{key}").wrong("missing")
+    if unknown := sorted(inner.keys() - known):
+        raise where._replace(position=f".{unknown[0][:80]}").wrong("no such field")
     try:
         return parse(hint, inner, prefix)
     except SettingsError as error:
-        raise where.wrong(str(error)) from None
+        raise where.wrong(str(error)[:300]) from None
 
 
 def _check(value: Any, hint: Any, where: _Place) -> None:
@@ -209,7 +214,8 @@ def _problem(value: Any, hint: Any) -> str:
         return _problem(value, get_args(hint)[0])
     if get_origin(hint) is Literal:
         options = get_args(hint)
-        return "" if value in options else f"is {_short(value)}, must be one of {options}"
+        fits = any(type(value) is type(option) and value == option for option in options)
+        return "" if fits else f"is {_short(value)}, must be one of {options}"
     if type(value) is not hint:  # bool is an int to isinstance, but not on the wire
         return f"expected {hint.__name__}, got {type(value).__name__}"
     if hint is float and not math.isfinite(value):
@@ -219,6 +225,9 @@ def _problem(value: Any, hint: Any) -> str:
 
 def _check_bounds(value: Any, hint: Any, where: _Place) -> None:
     """On arrival alone: a device whose loss has grown beyond all bounds may say so."""
+    if get_origin(hint) is list:
+        for position, element in enumerate(value):
+            _check_bounds(element, get_args(hint)[0], where._replace(position=f"[{position}]"))
     for rule in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
         if isinstance(rule, Between) and not rule.low <= value <= rule.high:
             raise where.wrong(f"is {value:g}; {rule.low:g} to {rule.high:g} are possible")

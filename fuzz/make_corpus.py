@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -16,10 +17,17 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from common import enrolment, evaluation
 from common.methods import augfl, fed_lpfm, fedavg
+from common.sgd import LocalSgd
 from common.sketch import NUMBERS
 from common.tensors import Tensors
 from common.wire import PLAIN, pack
 from fuzz.target import BUFFERS, CONTRACTS, MODEL
+
+NEARLY: dict[str, Any] = {
+    "sgd.rate": 1.0, "sgd.lr.more": 1.0, "sgd.": 1, "sgd": 1.0, "sgd.lr": -1.0, "sgd.epochs": True,
+    "sgd.batch_size": 8, "loss": "KL", "augmentation": b"crop", "without": ["no room"],
+}  # fmt: skip
+"""Nested settings, and fields of few values, that do not fit."""
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -48,6 +56,7 @@ def seeds() -> Iterator[bytes]:
         fed_lpfm.Up(3, 30, 0.5, model, buffers, 0.1, 1, 0, ""),
         judgement,
         introduction,
+        fed_lpfm.Down(3, 7, model, buffers, 0.5, 2.0, "kl", 8.0, LocalSgd(), "crop"),
     ):
         yield _message(up, pack(up))
         whole = pack(up)
@@ -59,6 +68,11 @@ def seeds() -> Iterator[bytes]:
             record = pack(up)
             del record[PLAIN][key]
             yield _message(up, record)
+        for key, value in NEARLY.items():
+            if key.partition(".")[0] in {name.partition(".")[0] for name in whole[PLAIN]}:
+                record = pack(up)
+                record[PLAIN][key] = value
+                yield _message(up, record)
         for name, more in (("c", ConfigRecord({"a": [1, 2]})), ("m", MetricRecord({"a": 1.0})),
                            ("a", ArrayRecord({}))):  # fmt: skip
             record = pack(up)

@@ -19,7 +19,9 @@ from server_app.rejection import Rejected
 from server_app.replies import Asked, check, read
 from server_app.transport.ordered import UNREADABLE
 
-CONTRACTS: tuple[type, ...] = (augfl.Up, fedavg.Up, fed_lpfm.Up, evaluation.Up, enrolment.Up)
+CONTRACTS: tuple[type, ...] = (
+    augfl.Up, fedavg.Up, fed_lpfm.Up, evaluation.Up, enrolment.Up, fed_lpfm.Down,
+)  # fmt: skip
 MODEL = (("weight", (2, 3), "float32"), ("bias", (2,), "float32"))
 BUFFERS = (("mean", (2,), "float32"), ("count", (), "int64"))
 EXPECTED = {"change": Vector(MODEL), "buffers": Exactly(BUFFERS)}
