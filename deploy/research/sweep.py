@@ -1,9 +1,9 @@
 """Many runs: a grid of settings and seeds, as many at once as the machine has cores for.
 
 A sweep is a folder with its plan in ``sweep.json`` and a run in a folder each, named after what
-tells it from the others. Each run is a process of its own. A sweep that was stopped or killed goes
-on when the same command is given again: finished runs stay, those that were begun go on from their
-last checkpoint.
+tells it from the others. Each run is a process of its own, which ends with that of the sweep. A
+sweep that was stopped or killed goes on when the same command is given again: finished runs stay,
+those that were begun go on from their last checkpoint.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ def finished(folder: Path, point: Point) -> bool:
 
 
 def command(point: Point, folder: Path) -> list[str]:
-    """What runs one point, in a process of its own."""
-    words = [sys.executable, "-m", "deploy.cli", "simulate"]
+    """What runs one point, in a process of its own that ends with this one."""
+    words = [sys.executable, "-m", "deploy.child", str(os.getpid()), "simulate"]
     settings = point.settings | {"run-name": point.name}
     if (folder / point.name / "run.json").is_file():
         settings["resume"] = True

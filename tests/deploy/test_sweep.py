@@ -26,7 +26,7 @@ from deploy.research.sweep import (
     points,
     prepare,
 )
-from server_app.runs.record import read_run
+from server_app.runs.record import read_meta, read_run
 from tests.conftest import ROOT, SMALL
 
 
@@ -65,7 +65,7 @@ def test_what_is_no_sweep(fixed, grid, seeds, reason: str):
 
 
 def test_a_wrong_setting_is_found_before_anything_is_begun(tmp_path: Path):
-    with pytest.raises(SettingsError, match=r"fedavg\.lr"):
+    with pytest.raises(SettingsError, match=r"fedavg\.sgd\.lr"):
         prepare(tmp_path / "s", points({}, {"fedavg.sgd.lr": [0.1, -1]}, [0]))
     assert not (tmp_path / "s").exists()
 
@@ -114,7 +114,10 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_stopped_leaves_nothing_running_and_goes_on(tmp_path: Path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_sweep_that_is_stopped_leaves_nothing_running_and_goes_on(
+    tmp_path: Path, number: signal.Signals
+):
     words = ["sweep", str(tmp_path / "s"), "--seeds", "0-1", "--jobs", "1", "-s", "rounds=40"]
     words += ["-s", "method=fedavg", "-s", "data.targets=2", "-s", "data.sources=2"]
     start = [sys.executable, "-m", "deploy.cli", *words]
@@ -125,11 +128,16 @@ def test_a_sweep_that_is_stopped_leaves_nothing_running_and_goes_on(tmp_path: Pa
     while not record.is_file() or len(record.read_text().splitlines()) < 4:
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    runs = children(process.pid)
+    assert len(runs) == 1
+    process.send_signal(number)
     assert process.wait(60) != 0
-    rounds = len(record.read_text().splitlines())
-    time.sleep(1)
-    assert len(record.read_text().splitlines()) == rounds < 41
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{run}").exists() for run in runs):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert len(record.read_text().splitlines()) < 41
+    assert read_meta(record.parent).status == "stopped"
     first = record.read_text().splitlines()[0]
     subprocess.run(start, env=environment, check=True)
     rows = table(tmp_path / "s")
@@ -139,6 +147,24 @@ def test_a_sweep_that_is_stopped_leaves_nothing_running_and_goes_on(tmp_path: Pa
     run = read_run(tmp_path / "s" / "seed-0")
     assert run.meta.resumed_from is not None
     assert record.read_text().splitlines()[0] == first
+
+
+def children(parent: int) -> list[int]:
+    listed = Path(f"/proc/{parent}/task/{parent}/children").read_text()
+    return [int(pid) for pid in listed.split()]
+
+
+def test_a_run_whose_sweep_is_gone_does_not_begin(tmp_path: Path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    begun = subprocess.run(
+        [sys.executable, "-m", "deploy.child", str(ended.pid), "simulate"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert begun.returncode == 1
+    assert begun.stderr == f"process {ended.pid}, which has started this one, is gone\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_that_was_begun_goes_on(tmp_path: Path):
