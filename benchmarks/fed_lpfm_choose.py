@@ -21,10 +21,10 @@ SEED = 100
 PARTITIONS = ("1 class", "2 classes")
 RATES = (0.003, 0.01, 0.03)
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
-    "fedavg": {"lr": RATES},
-    "fedprox": {"lr": RATES, "mu": (0.01, 0.1)},
-    "fml": {"lr": RATES},
-    "fed_lpfm": {"lr": RATES, "lambda": (0.5, 0.9)},
+    "fedavg": {"sgd.lr": RATES},
+    "fedprox": {"sgd.lr": RATES, "mu": (0.01, 0.1)},
+    "fml": {"sgd.lr": RATES},
+    "fed_lpfm": {"sgd.lr": RATES, "lambda": (0.5, 0.9)},
 }
 
 

@@ -103,7 +103,7 @@ def _device(asked: argparse.Namespace) -> tuple[Any, Any]:
         teachers = Teachers(path, "mnist", classes, labels, lambda _: pixels)
     memory = Memory(Context(1, 1, {}, RecordDict(), {}, 0), None)
     device = Device("source", [data], classes, "", model, memory, teachers=teachers)
-    settings = Settings.model_validate({"epochs": asked.epochs, "lambda": 0.5})
+    settings = Settings.model_validate({"sgd": {"epochs": asked.epochs}, "lambda": 0.5})
     return device, Server(settings, Setup(model.parameters)).broadcast(1, 0)
 
 
@@ -132,10 +132,7 @@ def _resident(asked: argparse.Namespace, device: Any, down: Any) -> None:
 
         return device.model.gradient(loss)
 
-    local_sgd(
-        torch.tensor(down.model.vector), (images, labels), gradient, lr=down.lr,
-        momentum=down.momentum, epochs=down.epochs, batch_size=down.batch_size, seed=0,
-    )  # fmt: skip
+    local_sgd(torch.tensor(down.model.vector), (images, labels), gradient, down.sgd, seed=0)
 
 
 def _source(model: str, folder: Path) -> tuple[Any, Path]:

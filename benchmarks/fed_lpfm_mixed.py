@@ -37,17 +37,21 @@ from common.data.images import LabelledImages
 from common.data.load import load
 from common.data.plan import Plan, plan
 from common.files import write_atomic
+from common.methods import fedavg
 from common.methods.augfl import Up
 from common.models import FlatModel, build
+from common.sgd import LocalSgd
 from common.sketch import sketch
-from server_app.averaging import Averaging
-from server_app.method import Setup
+from server_app.aggregation.replies import Replies
+from server_app.method import Setup, Source
 from server_app.methods import augfl as augfl_server
 from server_app.methods import fed_lpfm as fed_lpfm_server
+from server_app.methods import fedavg as fedavg_server
 from server_app.methods import per_fedavg as per_fedavg_server
 
 SOURCES, TARGETS, ALPHA, LAMBDA, TAU = 10, 20, 0.05, 0.5, 2.0
-DISTILL = {"lr": 0.05, "momentum": 0.0, "weight-decay": 0.0, "epochs": 2, "batch-size": 32}
+SGD = LocalSgd(lr=0.05, momentum=0.0, weight_decay=0.0, epochs=2, batch_size=32)
+DISTILL = {"sgd": SGD}
 META = {"alpha": ALPHA, "beta": 0.3}
 DUAL = {"alpha": ALPHA, "lambda": 0.0, "rho": 0.3}
 
@@ -136,11 +140,13 @@ def alone(
         server = server_half.Server(options, Setup(world.start, seed=world.seed))
         devices = [world.device(n, kind, n < taught) for n in range(SOURCES)]
         for node, device in enumerate(devices):
-            server.enrol(node, len(device.images[1]))
+            server.enrol(node, Source(device.examples))
         for round in range(1, rounds + 1):
+            replies = Replies(server)
             for node, device in enumerate(devices):
-                server.absorb(node, half.train(server.broadcast(round, node), device))
-            server.step(round)
+                up = half.train(server.broadcast(round, node), device)
+                replies.accept(replies.offer(node, up))
+            server.step(round, replies)
         return server.model.vector
 
     return play
@@ -151,15 +157,17 @@ def average(world: World, rounds: int, taught: int) -> np.ndarray:
     setup = Setup(world.start, seed=world.seed)
     distill = fed_lpfm_server.Server(fed_lpfm_server.Settings.model_validate(DISTILL), setup)
     meta = per_fedavg_server.Server(per_fedavg_server.Settings.model_validate(META), setup)
-    both = Averaging(setup)
+    both = fedavg_server.Server(fedavg_server.Settings(), setup)
     devices = [world.device(n, Device, n < taught) for n in range(SOURCES)]
     for round in range(1, rounds + 1):
         distill.model = meta.model = both.model
+        replies = Replies(both)
         for node, device in enumerate(devices):
             server, half = (distill, fed_lpfm) if node < taught else (meta, per_fedavg)
             up = half.train(server.broadcast(round, node), device)
-            both.add(up.change, up.examples, up.loss)
-        both.step(round)
+            change = fedavg.Up(round, up.examples, up.loss, up.change, both.buffers)
+            replies.accept(replies.offer(node, change))
+        both.step(round, replies)
     return both.model.vector
 
 
@@ -171,17 +179,18 @@ def dual(world: World, rounds: int, taught: int) -> np.ndarray:
     devices = [world.device(n, Device, n < taught) for n in range(SOURCES)]
     last: dict[int, np.ndarray] = {}
     for node, device in enumerate(devices):
-        server.enrol(node, len(device.images[1]))
+        server.enrol(node, Source(device.examples))
     for round in range(1, rounds + 1):
         distill.model = server.model
+        replies = Replies(server)
         for node, device in enumerate(devices):
             down = server.broadcast(round, node)
             if node >= taught:
-                server.absorb(node, augfl.train(down, device))
+                replies.accept(replies.offer(node, augfl.train(down, device)))
                 continue
             up = fed_lpfm.train(distill.broadcast(round, node), device)
-            steps = DISTILL["epochs"] * -(-up.examples // int(DISTILL["batch-size"]))
-            mean = up.change.vector / (steps * DISTILL["lr"])  # -G
+            steps = SGD.epochs * -(-up.examples // SGD.batch_size)
+            mean = up.change.vector / (steps * SGD.lr)  # -G
             y = (down.weight * mean).astype(np.float32)
             increment = up.change.with_vector(y - last.get(node, np.float32(0)))
             last[node] = y
@@ -194,8 +203,8 @@ def dual(world: World, rounds: int, taught: int) -> np.ndarray:
                 loss=up.loss,
                 curvature=0.0,  # not known
             )
-            server.absorb(node, answer)
-        server.step(round)
+            replies.accept(replies.offer(node, answer))
+        server.step(round, replies)
     return server.model.vector
 
 

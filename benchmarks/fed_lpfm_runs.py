@@ -72,14 +72,14 @@ DATA = {
     "name": "fashion-mnist", "channels": 1, "targets": 0,
     "server-images": 2000, "pretrain-images": TAUGHT,
 }  # fmt: skip
-LOCAL = {"lr": 0.03, "momentum": 0.9, "batch-size": 10}
+LOCAL = {"sgd.lr": 0.03, "sgd.momentum": 0.9, "sgd.batch-size": 10}
 """Of every method; momentum and the length of a round are not in the paper."""
 
 CHOSEN: dict[str, dict[str, Any]] = {
     "fedavg": {},
     "fedprox": {"mu": 0.1},
     "fml": {},
-    "fed_lpfm": {"weight-decay": 0.0, "decay-epoch": 0},
+    "fed_lpfm": {"sgd.weight-decay": 0.0, "decay-epoch": 0},
 }
 """Of one method. Fed-LPFM does without its weight decay, which its rivals do not have."""
 
@@ -195,7 +195,7 @@ def run(
     """
     own = {
         **LOCAL,
-        "epochs": asked.epochs,
+        "sgd.epochs": asked.epochs,
         **CHOSEN[method],
         **{key.replace("_", "-"): value for key, value in settings.items()},
     }
