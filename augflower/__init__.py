@@ -13,7 +13,7 @@ from augflower.run import Run, runs
 from augflower.simulation import simulate
 from common.data.own import DataSet
 from common.errors import AugFlowerError
-from server_app.watch.callbacks import Callback
+from server_app.monitoring.callbacks import Callback
 
 open = Run
 """``augflower.open(folder)`` reads a run that was made earlier, by whatever means."""

@@ -13,8 +13,8 @@ from torch import nn
 from common.modelfile import Card, load_model
 from common.models import register
 from deploy.research.runs import table
+from server_app.report.write import write_report
 from server_app.runs.record import Meta, Round, read_meta, read_run
-from server_app.runs.report import write_report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

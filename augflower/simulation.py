@@ -21,9 +21,9 @@ from common.errors import DataError
 from common.models import register
 from deploy.simulate import DEVICES
 from deploy.simulate import simulate as run_simulation
+from server_app.monitoring.callbacks import Callback
+from server_app.monitoring.watch import Watch
 from server_app.settings import read_server_settings
-from server_app.watch.callbacks import Callback
-from server_app.watch.watch import Watch
 
 
 def simulate(

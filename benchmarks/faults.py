@@ -34,7 +34,7 @@ from deploy.run_config import default_config
 from deploy.simulate import node_configs, simulate
 from server_app.settings import ServerSettings
 from server_app.transport.in_process import FIRST_NODE, InProcessGrid
-from server_app.usual import Usual
+from server_app.validation.outliers import Usual
 
 SOURCES = 10
 ROUNDS = 40

@@ -20,12 +20,12 @@ from common.methods.augfl import Up
 from common.models import FlatModel, build
 from common.sketch import sketch
 from common.wire import pack
-from server_app.admission import Gate, Sizes, check_fields
 from server_app.aggregation.replies import Offer, Replies
 from server_app.method import Setup, Source
 from server_app.methods.augfl import Server, Settings
-from server_app.replies import Asked, check, read
 from server_app.transport.in_process import InProcessGrid
+from server_app.validation.gate import Gate, Sizes, check_fields
+from server_app.validation.message import Asked, check, read
 
 CLIENTS, TURNS = 100, 7
 

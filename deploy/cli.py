@@ -108,7 +108,7 @@ def pretrain(
     from common.config import parse
     from deploy.assignments import parse_assignments
     from deploy.pretrain import pretrain_model
-    from server_app.private.settings import PretrainSettings
+    from server_app.knowledge.settings import PretrainSettings
 
     values = {
         "epochs": epochs, "batch-size": batch_size, "optimizer": optimizer,
@@ -134,9 +134,9 @@ def simulate(
     from deploy.assignments import parse_assignments
     from deploy.simulate import DEVICES
     from deploy.simulate import simulate as run_simulation
+    from server_app.monitoring.place import Place
+    from server_app.monitoring.watch import Watch
     from server_app.settings import read_server_settings
-    from server_app.watch.place import Place
-    from server_app.watch.watch import Watch
 
     overrides = parse_assignments(settings or [])
     overrides["run-name"] = overrides.get("run-name") or time.strftime("%Y%m%d-%H%M%S")
@@ -159,7 +159,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The page; by default beside the run.")] = None,
 ) -> None:
     """Write a page about a run, or compare several."""
-    from server_app.runs.report import write_report
+    from server_app.report.write import write_report
 
     target = out or (runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html"))
     say(f"wrote {write_report(runs, target)}")
@@ -218,9 +218,9 @@ def resume(
     from deploy.assignments import parse_assignments
     from deploy.simulate import DEVICES
     from deploy.simulate import simulate as run_simulation
+    from server_app.monitoring.watch import Watch
     from server_app.runs.folder import META, read_settled
     from server_app.settings import read_server_settings
-    from server_app.watch.watch import Watch
 
     if not (run / META).is_file():
         raise RunError(f"{run} is not the folder of a run")

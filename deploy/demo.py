@@ -24,8 +24,8 @@ from deploy.fleet import Fleet, NodeSpec
 from deploy.node import free_port
 from deploy.pretrain import pretrain_model
 from deploy.simulate import node_configs
-from server_app.private.settings import PretrainSettings
-from server_app.runs.report import write_report
+from server_app.knowledge.settings import PretrainSettings
+from server_app.report.write import write_report
 
 ROOT = Path(__file__).parents[1]
 DATA = DataSettings()
@@ -132,7 +132,7 @@ def _run(fleet: Fleet, folder: Path, name: str, config: dict[str, Any], console:
 
 def _lines(path: Path, rounds: int) -> Iterator[list[str]]:
     """Each time it is asked: summaries of the rounds recorded since."""
-    from server_app.rounds import summary
+    from server_app.rounds.loop import summary
 
     read = 0
     while True:

@@ -70,9 +70,9 @@ def told_by(folder: Path) -> Iterator[str]:
     ------
     RunError: the run failed or was stopped, or its record cannot be read.
     """
-    from server_app.losses import told
-    from server_app.rounds import plain, summary
-    from server_app.runs import words
+    from server_app.report import words
+    from server_app.rounds.loop import plain, summary
+    from server_app.rounds.reasons import told
     from server_app.runs.record import read_meta, read_run
 
     place, since, doubted = 0, time.monotonic(), False

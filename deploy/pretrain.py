@@ -14,13 +14,13 @@ from common.data.plan import plan
 from common.errors import DataError
 from deploy.run_config import default_config
 from server_app.app import read_settings
+from server_app.knowledge.settings import PretrainSettings
 from server_app.private.preprocessing import Preprocessing
 from server_app.private.pretrain import pretrain
 from server_app.private.pretrained import PretrainedModel
 from server_app.private.seen import Seen, shape
-from server_app.private.settings import PretrainSettings
 from server_app.private.sources import load_pretrained
-from server_app.public import describe
+from server_app.public_data import describe
 
 
 def pretrain_model(

@@ -7,7 +7,7 @@ from typing import Any
 import server_app.methods
 from common import registry
 from common.config import RunSettings, defaults
-from server_app.knowledge import KnowledgeSettings
+from server_app.knowledge.opening import KnowledgeSettings
 
 
 def default_config() -> dict[str, Any]:

@@ -13,8 +13,8 @@ from deploy.research.effect import without_effect
 from deploy.run_config import default_config
 from deploy.signals import terminable
 from server_app.app import read_settings, run
+from server_app.monitoring.status import Status
 from server_app.settings import ServerSettings
-from server_app.status import Status
 from server_app.transport.in_process import InProcessGrid, Interference
 
 DEVICES = "devices"

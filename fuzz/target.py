@@ -15,9 +15,9 @@ from common import enrolment, evaluation
 from common.methods import augfl, fed_lpfm, fedavg
 from common.tensors import Tensors
 from server_app.aggregation.expected import Exactly, Vector
-from server_app.rejection import Rejected
-from server_app.replies import Asked, check, read
-from server_app.transport.ordered import UNREADABLE
+from server_app.transport.polling import UNREADABLE
+from server_app.validation.errors import Rejected
+from server_app.validation.message import Asked, check, read
 
 CONTRACTS: tuple[type, ...] = (
     augfl.Up, fedavg.Up, fed_lpfm.Up, evaluation.Up, enrolment.Up, fed_lpfm.Down,

@@ -22,20 +22,20 @@ from common.errors import AugFlowerError, DivergedError, RunError, SettingsError
 from common.modelfile import Card
 from common.task import Task
 from common.trouble import endure_trouble
-from server_app.bindings import awaited, read_bindings
-from server_app.initial import initial_model
-from server_app.knowledge import KnowledgeSettings, open_knowledge
+from server_app.clients.bindings import awaited, read_bindings
+from server_app.clients.registry import Plan
+from server_app.initialisation import initial_model
+from server_app.knowledge.opening import KnowledgeSettings, open_knowledge
 from server_app.method import Knowledge, Method, MethodSettings, Setup
-from server_app.nodes import Plan
-from server_app.public import PublicData, describe
-from server_app.rounds import Rounds
+from server_app.monitoring.status import Status
+from server_app.monitoring.watch import Watch
+from server_app.public_data import PublicData, describe
+from server_app.rounds.loop import Rounds
 from server_app.runs.folder import META, RunFolder, writable
 from server_app.runs.record import readable
 from server_app.runs.secret import new_secret, read_secret
 from server_app.settings import ServerSettings, read_server_settings
-from server_app.status import Status
-from server_app.transport.patient import PatientGrid, differences
-from server_app.watch.watch import Watch
+from server_app.transport.incomplete import PatientGrid, differences
 
 app = ServerApp()
 

@@ -19,7 +19,7 @@ from common.task import Task
 from common.tensors import Tensors
 from server_app.aggregation.expected import Expected
 from server_app.aggregation.replies import EMPTY, Replies
-from server_app.ground import LOST
+from server_app.rounds.best_model import LOST
 from server_app.saved import Saved
 from server_app.seeds import seed_for
 

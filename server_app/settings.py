@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import SettingsError
-from server_app.watch.place import Place, read_place
+from server_app.monitoring.place import Place, read_place
 
 PREFIX = "AUGFLOWER_"
 _KNOWN = {
@@ -47,8 +47,8 @@ class ServerSettings:
     runs: folder that holds a folder for each run.
     cache: folder for the private model's features.
     watch: where the live page is served; None serves none.
-    callbacks: by name (``server_app.watch.callbacks``).
-    nodes: list of the fleet's devices (``server_app.bindings``); None takes them at their word.
+    callbacks: by name (``server_app.monitoring.callbacks``).
+    nodes: list of the fleet's devices (``server_app.clients.bindings``); None believes them.
     """
 
     private_model: str = ""

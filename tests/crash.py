@@ -21,9 +21,9 @@ from client_app.app import app
 from common.config import DataSettings
 from deploy.run_config import default_config
 from deploy.simulate import node_configs, simulate
+from server_app.monitoring.status import Status
 from server_app.runs.folder import RunFolder
 from server_app.settings import ServerSettings
-from server_app.status import Status
 from server_app.transport.in_process import InProcessGrid
 
 DATA = DataSettings(sources=3, targets=2)

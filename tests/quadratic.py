@@ -21,7 +21,7 @@ from client_app.memory import Memory
 from common.tensors import Tensors
 from server_app.aggregation.replies import Replies
 from server_app.method import Source
-from server_app.rejection import Rejected
+from server_app.validation.errors import Rejected
 
 
 class DictMemory(Memory):

@@ -11,7 +11,7 @@ import pytest
 from common.config import DataSettings
 from common.modelfile import load_model
 from common.models import build
-from server_app import knowledge
+from server_app.knowledge import opening as knowledge
 from server_app.private.preprocessing import Preprocessing
 from server_app.private.pretrained import PretrainedModel
 from server_app.settings import ServerSettings

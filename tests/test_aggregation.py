@@ -16,11 +16,11 @@ from hypothesis.extra import numpy as hnp
 from common.contract import Result
 from common.errors import RunError
 from common.tensors import Spec, Tensors
-from server_app.admission import check_fields
 from server_app.aggregation.expected import AnyOf, Exactly, Expected, NoLarger, Part, Vector, size
 from server_app.aggregation.means import Means
 from server_app.aggregation.replies import EMPTY, Replies
-from server_app.rejection import Rejected
+from server_app.validation.errors import Rejected
+from server_app.validation.gate import check_fields
 
 A: Spec = ("a", (4, 3), "float32")
 B: Spec = ("b", (2,), "float32")

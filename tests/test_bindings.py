@@ -20,13 +20,13 @@ from common.errors import FleetError, SettingsError
 from common.wire import pack
 from deploy.provision import provision as fleet
 from deploy.provision.settings import parse_fleet
-from server_app import nodes as module
-from server_app.bindings import Binding, awaited, misfits, read_bindings
-from server_app.nodes import Nodes, Plan
+from server_app.clients import registry as module
+from server_app.clients.bindings import Binding, awaited, misfits, read_bindings
+from server_app.clients.registry import Nodes, Plan
+from server_app.monitoring.status import Status
 from server_app.settings import read_server_settings
-from server_app.status import Status
 from server_app.transport.in_process import FIRST_NODE, InProcessGrid
-from tests.test_admission_other import INTRODUCTION, OWN, PLAN
+from tests.test_gate_other import INTRODUCTION, OWN, PLAN
 
 PC = Binding(role="target", clients="3-4")
 BOUND = {"pc": PC, "pi": Binding(role="source", most_images=100)}

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from common.errors import RunError
-from server_app.status import Status
+from server_app.monitoring.status import Status
 from tests.crash import PHASES, play
 
 

@@ -20,8 +20,8 @@ from common.tensorfile import parse
 from deploy.run_config import default_config
 from deploy.simulate import node_configs, simulate
 from server_app.app import run
+from server_app.monitoring.status import Status
 from server_app.settings import ServerSettings
-from server_app.status import Status
 from server_app.transport.in_process import FIRST_NODE, InProcessGrid
 
 DATA = DataSettings(sources=4, targets=2)
@@ -75,7 +75,7 @@ def model(folder: Path) -> np.ndarray:
 def test_a_node_a_hundred_times_slower_stops_nothing(
     tmp_path: Path, slow: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("server_app.exchange.LATE_ROUNDS", 10_000)
+    monkeypatch.setattr("server_app.clients.messaging.LATE_ROUNDS", 10_000)
     status = Status()
     states: set[str] = set()
 
@@ -101,7 +101,7 @@ def test_a_node_a_hundred_times_slower_stops_nothing(
 def test_a_late_reply_is_dropped_and_its_node_is_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("server_app.exchange.LATE_ROUNDS", 10_000)
+    monkeypatch.setattr("server_app.clients.messaging.LATE_ROUNDS", 10_000)
     grid = SlowGrid(FIRST_NODE, 1000.0)
 
     def arrive(text: str) -> None:
@@ -210,14 +210,14 @@ class ReturningGrid(InProcessGrid):
 def test_a_restarted_node_takes_its_seat_again(
     tmp_path: Path, new_id: int | None, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("server_app.exchange.LOOK", 0.05)
+    monkeypatch.setattr("server_app.clients.messaging.LOOK", 0.05)
     rules = {"round.patience": 5.0}
     whole, _ = play(tmp_path / "whole")
     status = Status()
     grid = ReturningGrid(new_id)
     if new_id is not None:
         # Its old id is gone from the SuperLink, which says so when it is asked for the reply.
-        monkeypatch.setattr("server_app.exchange.Exchange._restarted", lambda self, sent: (
+        monkeypatch.setattr("server_app.clients.messaging.Exchange._restarted", lambda self, sent: (
             self._nodes.discover() or sent.node not in self._nodes.online
         ))  # fmt: skip
     back, lines = play(tmp_path / "back", rules, grid=grid, status=status)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from server_app.measure import BLOCK, Measure
+from server_app.admm.measure import BLOCK, Measure
 
 SIZES = (1, 7, 5000, BLOCK, BLOCK + 1, 5 * BLOCK + 77)
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from common.tensors import Tensors
 from server_app.aggregation.replies import Replies
 from server_app.method import Method
-from server_app.rejection import Rejected
 from server_app.saved import load, save
+from server_app.validation.errors import Rejected
 from tests.made_replies import METHODS, TRAINED, play, reply, server
 from tests.test_saved import equal, through_a_file
 

@@ -15,13 +15,13 @@ from common.config import DataSettings
 from deploy.run_config import default_config
 from deploy.simulate import node_configs
 from server_app.app import run
-from server_app.losses import told
+from server_app.monitoring import view
+from server_app.monitoring.status import Status
+from server_app.report.write import write_report
+from server_app.rounds.reasons import told
 from server_app.runs.record import Meta, Run, read_run
-from server_app.runs.report import write_report
 from server_app.settings import ServerSettings
-from server_app.status import Status
 from server_app.transport.in_process import FIRST_NODE, InProcessGrid
-from server_app.watch import view
 from tests.conftest import SMALL
 
 DATA = DataSettings(sources=3, targets=4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server_app.pace import Pace
+from server_app.rounds.pace import Pace
 
 
 @pytest.mark.parametrize(("share", "cost"), [(0.05, 2.0), (0.5, 0.3), (0.1, 40.0)])

@@ -16,12 +16,12 @@ from client_app.methods import fedavg
 from common.errors import DivergedError, RunError
 from common.methods.fedavg import Up
 from common.tensors import Tensors
-from server_app.admission import PAUSE, Gate
 from server_app.aggregation.replies import Offer, Replies
-from server_app.ground import LOST
-from server_app.rejection import Rejected
-from server_app.safeguard import MAX_VAIN, MAX_VOID, Safeguard
+from server_app.rounds.best_model import LOST
+from server_app.rounds.safeguard import MAX_VAIN, MAX_VOID, Safeguard
 from server_app.transport.in_process import FIRST_NODE
+from server_app.validation.errors import Rejected
+from server_app.validation.gate import PAUSE, Gate
 from tests.bad_replies import plain
 
 NONE = Tensors((), {})

@@ -14,13 +14,13 @@ from client_app.app import app
 from common.config import DataSettings
 from deploy.run_config import default_config
 from deploy.simulate import node_configs
-from server_app import rounds
-from server_app.exchange import Answer
-from server_app.status import Status
+from server_app.clients.messaging import Answer
+from server_app.monitoring import tensorboard
+from server_app.monitoring.board import Board
+from server_app.monitoring.callbacks import Follower
+from server_app.monitoring.status import Status
+from server_app.rounds import loop as rounds
 from server_app.transport.in_process import FIRST_NODE, InProcessGrid
-from server_app.watch import tensorboard
-from server_app.watch.board import Board
-from server_app.watch.callbacks import Follower
 from tests.conftest import SMALL
 
 DATA = DataSettings(sources=SMALL["data.sources"], targets=SMALL["data.targets"])

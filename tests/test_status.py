@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from server_app.status import INCIDENTS_KEPT, Status
+from server_app.monitoring.status import INCIDENTS_KEPT, Status
 
 LINE = {
     "round": 1,

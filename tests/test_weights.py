@@ -17,11 +17,11 @@ from common.config import DataSettings
 from common.wire import PLAIN
 from deploy.run_config import default_config
 from server_app.app import run
-from server_app.judging import combine
+from server_app.clients.weights import counted
+from server_app.rounds.evaluation import combine
+from server_app.rounds.training import Training
 from server_app.settings import ServerSettings
-from server_app.training import Training
 from server_app.transport.in_process import FIRST_NODE, InProcessGrid
-from server_app.weights import counted
 from tests.test_own_images import CONFIG, draw
 
 OWN = DataSettings(name="folder", class_names="x,y")

@@ -85,7 +85,7 @@ def control_address(registry: Registry, host: str = LOOPBACK) -> str:
 
 def admission_list(registry: Registry) -> str:
     """``nodes.json``: the keys that the SuperLink must know, those that it must not, and what runs
-    hold the devices to (``server_app/bindings.py``).
+    hold the devices to (``server_app/clients/bindings.py``).
     """
     said = {name: node.settings for name, node in registry.nodes.items()}
     content = {

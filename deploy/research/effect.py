@@ -8,8 +8,8 @@ from typing import Any
 from common.config import PARTITIONS, PFLLIB, Partition, RunSettings
 from deploy.run_config import default_config
 from server_app.app import read_settings
+from server_app.knowledge.settings import KnowledgeSettings
 from server_app.method import MethodSettings
-from server_app.private.settings import KnowledgeSettings
 
 _CUT: Set[Partition] = set(PARTITIONS) - PFLLIB - {"natural"}
 _BY_PARTITION: dict[str, Set[Partition]] = {

@@ -43,7 +43,7 @@ def explained() -> dict[str, list[Setting]]:
     """Section -> its settings, in the order of the run config; the run's own under ""."""
     import server_app.methods
     from common import registry
-    from server_app.knowledge import KnowledgeSettings
+    from server_app.knowledge.opening import KnowledgeSettings
 
     sections = _explain(RunSettings(), "")
     for name in registry.names(server_app.methods):

@@ -13,13 +13,13 @@ from starlette.types import ASGIApp
 
 from common.errors import AugFlowerError
 from deploy.research.runs import cell, row_of
+from server_app.monitoring.board import FOLDER
+from server_app.monitoring.guard import Guard, content_policy
+from server_app.monitoring.pages import private
+from server_app.monitoring.place import Place
+from server_app.report.templates import environment
 from server_app.runs.folder import META, RECORD
 from server_app.runs.record import read_meta
-from server_app.runs.templates import environment
-from server_app.watch.board import FOLDER
-from server_app.watch.guard import Guard, content_policy
-from server_app.watch.pages import private
-from server_app.watch.place import Place
 
 REFRESH = 5  # seconds between reloads of the list
 REPORT = "report.html"

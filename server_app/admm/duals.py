@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from common.sketch import NUMBERS, agree, sketch
 from common.tensors import Vector
-from server_app.measure import NUMBERS as MEASURED
-from server_app.measure import Measure
-from server_app.rejection import Rejected
+from server_app.admm.measure import NUMBERS as MEASURED
+from server_app.admm.measure import Measure
 from server_app.saved import Saved
+from server_app.validation.errors import Rejected
 
 BELIEVED = 10
 """Rounds before a client that had lost its dual is believed to have lost it again: each time, all
@@ -34,7 +34,7 @@ class Duals:
     total: Y, shape (d,).
     entered: client -> round of its last reply that is in Y.
     sketches: client -> sketch of its dual that is in Y.
-    measures: client -> the same dual by secret signs (``server_app/measure.py``).
+    measures: client -> the same dual by secret signs (``server_app/admm/measure.py``).
     lost: client -> round in which it had last lost its dual.
     """
 

@@ -11,7 +11,7 @@ import numpy as np
 from common.tensors import Tensors
 from server_app.aggregation.expected import Exactly, Expected, Vector
 from server_app.method import Method, Replies, Saved
-from server_app.rejection import Rejected
+from server_app.validation.errors import Rejected
 
 
 class Averaging(Method):

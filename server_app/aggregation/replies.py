@@ -14,9 +14,9 @@ import numpy as np
 from common.errors import RunError
 from common.tensors import Tensors
 from server_app.aggregation.expected import Exactly, Expected, Vector
+from server_app.aggregation.losses import Losses
 from server_app.aggregation.means import Means
 from server_app.aggregation.running_sum import RunningSum
-from server_app.client_losses import Losses
 
 EMPTY = Tensors((), {})
 

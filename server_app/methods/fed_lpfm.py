@@ -21,7 +21,7 @@ from common.methods.fed_lpfm import Augmentation, Down, Loss, Up
 from common.sgd import LocalSgd
 from server_app.aggregation.averaging import Averaging
 from server_app.method import MethodSettings, Replies, Setup
-from server_app.rejection import Rejected
+from server_app.validation.errors import Rejected
 
 
 class Settings(MethodSettings):

@@ -14,7 +14,7 @@ from pydantic import Field
 from common.errors import DivergedError
 from common.tensors import Tensors
 from server_app.method import Method, MethodSettings, Replies, Saved, Setup
-from server_app.usual import CAP
+from server_app.validation.outliers import CAP
 
 DECAY = 0.9
 """A gradient's norm is forgotten slowly, so that steps shorten as gradients vanish."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from common.errors import DataError, ModelError
-from server_app.private.settings import Augment
+from server_app.knowledge.settings import Augment
 
 # ITU-R BT.601 luma.
 _LUMA = (0.299, 0.587, 0.114)

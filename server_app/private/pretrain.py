@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import DataError, ModelError
+from server_app.knowledge.settings import PretrainSettings
 from server_app.private.architectures import build_architecture, replace_head
 from server_app.private.preprocessing import Preprocessing, as_labels, as_pixels, random_views
 from server_app.private.pretrained import CARD, PretrainedModel
 from server_app.private.seen import Seen
-from server_app.private.settings import PretrainSettings
 
 _EVALUATION_BATCH = 256
 

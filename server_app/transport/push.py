@@ -12,7 +12,7 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from common.errors import FleetError
 from common.trouble import is_trouble
-from server_app.transport.patient import LONGEST_TROUBLE, given_up
+from server_app.transport.incomplete import LONGEST_TROUBLE, given_up
 
 TIMES = 5
 PAUSE = 1.0

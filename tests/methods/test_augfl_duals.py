@@ -15,7 +15,7 @@ from server_app.admm.duals import BELIEVED
 from server_app.aggregation.replies import Replies
 from server_app.method import Setup
 from server_app.methods.augfl import Server, Settings
-from server_app.rejection import Rejected
+from server_app.validation.errors import Rejected
 from tests.quadratic import QuadraticDevice, enrol, play, take
 
 

@@ -26,7 +26,7 @@ from server_app.method import Setup
 from server_app.methods import fedavg as fedavg_server
 from server_app.methods import fedprox as fedprox_server
 from server_app.methods.fed_lpfm import Server, Settings
-from server_app.rejection import Rejected
+from server_app.validation.errors import Rejected
 from tests.quadratic import DictMemory, take
 
 SGD = {"lr", "momentum", "weight-decay", "epochs", "batch-size"}

@@ -28,8 +28,8 @@ from common.tensorfile import parse
 from deploy.run_config import default_config
 from deploy.simulate import node_configs
 from server_app.app import run
+from server_app.report.words import headline
 from server_app.runs.record import read_run
-from server_app.runs.words import headline
 from server_app.settings import ServerSettings
 from server_app.transport.in_process import InProcessGrid
 from tests.tiny_teacher import teachers_file, tiny_teacher

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from common.models import FlatModel, build
-from server_app.private.build import build_regularizer
+from server_app.knowledge.build import build_regularizer
+from server_app.knowledge.regularizer import Regularizer
+from server_app.knowledge.settings import KnowledgeSettings
+from server_app.knowledge.terms.tasks import TaskShape
 from server_app.private.preprocessing import Preprocessing
 from server_app.private.pretrained import PretrainedModel
-from server_app.private.regularizer import Regularizer
-from server_app.private.settings import KnowledgeSettings
-from server_app.private.terms.tasks import TaskShape
 
 CLASSES = ("circle", "square", "star")
 GREY8 = Preprocessing(1, 8, (0.5,), (0.25,))

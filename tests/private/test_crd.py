@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from common.errors import DataError, RunError
-from server_app.private.terms.batch import Batch
-from server_app.private.terms.crd import ContrastiveDistillation
-from server_app.private.terms.negatives import Negatives
+from server_app.knowledge.terms.batch import Batch
+from server_app.knowledge.terms.crd import ContrastiveDistillation
+from server_app.knowledge.terms.negatives import Negatives
 from tests.private.small import labels, noise, settings
 
 IMAGES, STUDENT, TEACHER, TAU, EPSILON = 24, 7, 5, 0.07, 1e-7

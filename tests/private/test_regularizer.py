@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from common.errors import DataError, ModelError, RunError, SettingsError
 from common.models import FlatModel, build
-from server_app.private.build import build_regularizer
-from server_app.private.sampler import EpochSampler
+from server_app.knowledge.build import build_regularizer
+from server_app.knowledge.sampler import EpochSampler
 from tests.private.small import (
     CLASSES,
     GREY8,

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from common.errors import SettingsError
 from common.models import FlatModel
-from server_app.private.terms.batch import Batch
-from server_app.private.terms.tasks import TaskShape, TaskTransfer
+from server_app.knowledge.terms.batch import Batch
+from server_app.knowledge.terms.tasks import TaskShape, TaskTransfer
 from tests.private.small import noise, regularizer, student
 
 NAMES = ("a", "b")

@@ -13,13 +13,13 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from common.errors import ModelError
 from common.models import features_and_logits
+from server_app.knowledge.terms.batch import Batch, Term
+from server_app.knowledge.terms.crd import ContrastiveDistillation
+from server_app.knowledge.terms.cross_entropy import CrossEntropy
+from server_app.knowledge.terms.kl import KullbackLeibler
+from server_app.knowledge.terms.squared_distance import SquaredDistance
+from server_app.knowledge.terms.tasks import TaskShape, TaskTransfer
 from server_app.private.architectures import last_linear
-from server_app.private.terms.batch import Batch, Term
-from server_app.private.terms.crd import ContrastiveDistillation
-from server_app.private.terms.cross_entropy import CrossEntropy
-from server_app.private.terms.kl import KullbackLeibler
-from server_app.private.terms.squared_distance import SquaredDistance
-from server_app.private.terms.tasks import TaskShape, TaskTransfer
 from tests.private.small import CLASSES, GREY8, double_student, labels, noise, pixels, settings
 
 TEACHER_WIDTH = 5

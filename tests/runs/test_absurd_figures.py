@@ -17,15 +17,15 @@ import pytest
 from prometheus_client import generate_latest
 
 from common.errors import RunError
+from server_app.monitoring import view
+from server_app.monitoring.board import Board
+from server_app.monitoring.metrics import make_registry
+from server_app.monitoring.scalars import scalars
+from server_app.monitoring.status import Status
+from server_app.report.write import write_report
 from server_app.runs.record import readable
-from server_app.runs.report import write_report
-from server_app.status import Status
-from server_app.watch import view
-from server_app.watch.board import Board
-from server_app.watch.metrics import make_registry
-from server_app.watch.scalars import scalars
+from tests.monitoring.made import META
 from tests.runs.synthetic import write_run
-from tests.watch.made import META
 
 ABSURD: dict[str, Any] = {
     "huge": 1.7e308, "negative": -1.7e308, "tiny": 5e-324, "below zero": -3,

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server_app.runs.charts import Strip, line_chart, paired_chart, stacked_chart, strip_chart
-from server_app.runs.marks import Label, Series, spread_labels
-from server_app.runs.scales import PERCENT, PLAIN, POINTS
+from server_app.report.charts import Strip, line_chart, paired_chart, stacked_chart, strip_chart
+from server_app.report.marks import Label, Series, spread_labels
+from server_app.report.scales import PERCENT, PLAIN, POINTS
 
 NAN = math.nan
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from server_app.runs import scores, words
-from server_app.runs.comparison import results
+from server_app.report import scores, words
+from server_app.report.comparison import results
+from server_app.report.scales import NBSP
+from server_app.report.sections import lines_of
+from server_app.report.seeds import grouped
+from server_app.report.write import write_report
 from server_app.runs.record import read_run
-from server_app.runs.report import write_report
-from server_app.runs.scales import NBSP
-from server_app.runs.sections import lines_of
-from server_app.runs.seeds import grouped
 from tests.runs.synthetic import write_run
 
 

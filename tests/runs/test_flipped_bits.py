@@ -19,7 +19,7 @@ from common.errors import ModelError, RunError
 from common.files import read_json
 from common.tensorfile import dump, parse
 from common.tensors import Tensors
-from server_app.runs import words
+from server_app.report import words
 from server_app.runs.folder import RunFolder, read_settled
 from server_app.runs.record import read_run
 from tests.test_crash import record
@@ -72,7 +72,7 @@ def test_every_bit_of_run_json_counts(tmp_path: Path):
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run of four rounds, and the same after three, each with its devices' memory."""
     from deploy.pretrain import pretrain_model
-    from server_app.private.settings import PretrainSettings
+    from server_app.knowledge.settings import PretrainSettings
 
     home = tmp_path_factory.mktemp("flips")
     private = home / "private"

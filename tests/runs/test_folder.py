@@ -13,9 +13,9 @@ import pytest
 
 from common.errors import AugFlowerError, RunError
 from common.tensors import Tensors
+from server_app.monitoring.status import Status
 from server_app.runs.folder import RunFolder
 from server_app.runs.secret import read_secret
-from server_app.status import Status
 
 META = {"method": "augfl", "settings": {}}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from server_app.runs.report import write_report
+from server_app.report.write import write_report
 from tests.runs.synthetic import write_run
 
 BROWSER = next(

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from common.errors import FileError, RunError
-from server_app.runs import report
-from server_app.runs.report import write_report
-from server_app.runs.scales import significant
+from server_app.report import write as report
+from server_app.report.scales import significant
+from server_app.report.write import write_report
 from tests.runs.synthetic import write_meta, write_run
 
 VOID = {"meta", "br", "link", "img"}

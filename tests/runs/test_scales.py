@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server_app.runs import scales
-from server_app.runs.scales import PERCENT, POINTS, Unit, byte_unit, significant, time_unit
+from server_app.report import scales
+from server_app.report.scales import PERCENT, POINTS, Unit, byte_unit, significant, time_unit
 
 number = st.floats(-1e9, 1e9, allow_nan=False)
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server_app.runs import scores
+from server_app.report import scores
 from server_app.runs.record import Run, read_run
 from tests.runs.synthetic import write_meta, write_run
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from common.errors import DivergedError
-from server_app.runs import scores, verdict, words
+from server_app.report import scores, verdict, words
 from server_app.runs.record import Run, read_run
 from tests.runs.synthetic import write_meta
 

@@ -1,0 +1,1 @@
+"""Which clients there are, who may take part, and messages to them."""

@@ -1,0 +1,1 @@
+"""What a running run shows: live page, metrics, TensorBoard and others."""

@@ -1,0 +1,289 @@
+"""One round of training: choose, send, collect, admit, update."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from flwr.app import Message
+
+from common.config import RunSettings
+from common.errors import FleetError, RunError
+from common.tensors import Tensors
+from common.wire import size, tensor_fields
+from server_app.aggregation.replies import Offer, Replies
+from server_app.clients.absence import Absence
+from server_app.clients.eligible import able
+from server_app.clients.messaging import Answer, Exchange
+from server_app.clients.registry import Nodes
+from server_app.clients.weights import counted
+from server_app.method import Method, Source
+from server_app.monitoring.status import Status
+from server_app.rounds.safeguard import Safeguard
+from server_app.rounds.timing import Stopwatch
+from server_app.saved import State
+from server_app.seeds import seed_for
+from server_app.validation.errors import Rejected, printable
+from server_app.validation.gate import Candidate, Gate, check_fields
+from server_app.validation.message import Asked, check, read
+
+Notice = Callable[[str], None]
+
+
+class Held(NamedTuple):
+    """A reply that waits to be compared with others of its round."""
+
+    answer: Answer
+    client: str
+    candidate: Candidate[Offer]
+
+
+class Training:
+    """The part of a round in which devices train.
+
+    Attributes
+    ----------
+    enrolled: seat -> number of examples of each source, as it says.
+    vouched: seats of sources whose number of examples the operator has bounded.
+    safeguard: decides what becomes of a round, and knows the best model so far.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        method: Method,
+        nodes: Nodes,
+        exchange: Exchange,
+        gate: Gate,
+        status: Status,
+        notice: Notice,
+    ) -> None:
+        self._settings = settings
+        self._method = method
+        self._nodes = nodes
+        self._exchange = exchange
+        self._gate = gate
+        self._status = status
+        self._notice = notice
+        self._kind = f"train.{settings.method}"
+        self.enrolled: dict[int, int] = {}
+        self.vouched: set[int] = set()
+        self._counted: dict[int, int] = {}  # what the method knows: examples that count
+        self.safeguard = Safeguard(method, gate, settings.round.quorum, nodes.name, notice)
+        self._absence = Absence()
+
+    def enrol(self, seat: int, examples: int, vouched: bool = False) -> None:
+        """Note a source."""
+        self.enrolled[seat] = examples
+        if vouched:
+            self.vouched.add(seat)
+
+    def run(self, round: int, watch: Stopwatch) -> dict[str, Any]:
+        """Train once; gives the round's line for the record.
+
+        Raises
+        ------
+        FleetError: no source was there for long.
+        RunError: too many rounds in a row were void; a DivergedError if the model is why, or is
+            lost again and again.
+        """
+        with watch.phase("waiting"):
+            asked, free, missing = self._participants(round)
+        with watch.phase("broadcast"):
+            self._method.begin(round, asked)
+            self._check_contract(asked[0])
+            begun = time.time()
+            answers = self._exchange.ask(
+                round,
+                self._kind,
+                asked,
+                lambda seat: self._method.broadcast(round, seat),
+            )
+        self._replies = Replies(self._method)
+        rejected: list[dict[str, str]] = []
+        clients: list[dict[str, Any]] = []
+        bytes_up = 0
+        held: list[Held] = []
+        replied: set[int] = set()
+        for position, _ in enumerate(asked, 1):
+            with watch.phase("train"):
+                answer = next(answers)
+            if answer.reply is None:
+                missing.append({"node": str(answer.node), "reason": answer.reason})
+            elif isinstance(answer.reply, Message):
+                bytes_up += size(answer.reply.content)
+            with watch.phase("absorb"):
+                if answer.reply is not None and (one := self._look(round, answer, rejected)):
+                    held.append(one)
+                if position == len(asked) or len(held) >= self._gate.wanted:
+                    self._gate.compare([one.candidate for one in held])
+                    for one in held:
+                        if entry := self._absorb(round, one, begun, rejected):
+                            clients.append(entry)
+                            replied.add(one.answer.seat)
+                    held.clear()
+        with watch.phase("update"):
+            metrics, back = self.safeguard.close(round, len(asked), self._replies, rejected)
+            silent = (self.enrolled.keys() - free) | (set(asked) - replied)
+            if left := self._absence.note(sorted(silent), replied):
+                self._method.leave(left)
+        return {
+            "bytes_down": self._exchange.bytes_down,
+            "bytes_up": bytes_up,
+            "asked": len(asked),
+            "replies": len(clients),
+            "missing": missing,
+            "rejected": rejected,
+            "clients": clients,
+            "train": {"loss": metrics.pop("loss")} if "loss" in metrics else {},
+            "method": metrics,
+            **({"went_back": back} if back else {}),
+        }
+
+    def _check_contract(self, client: int) -> None:
+        """What a reply may hold must be said before anything is sent.
+
+        Raises
+        ------
+        RunError: the method says nothing of a field of tensors, or speaks of one that is none.
+        """
+        assert self._method.up is not None
+        sent, name = tensor_fields(self._method.up), f"method {self._settings.method}"
+        known = self._method.expects(client).keys()
+        if unknown := sorted(sent - known):
+            raise RunError(
+                f"{name}: {', '.join(unknown)} of its Up is not in what its server half expects; "
+                "name the tensors that may come there"
+            )
+        if unknown := sorted((known | self._method.collects) - sent):
+            raise RunError(
+                f"{name}: its server half expects {', '.join(unknown)}, which is no field of "
+                "tensors of its Up"
+            )
+
+    def _participants(self, round: int) -> tuple[list[int], list[int], list[dict[str, str]]]:
+        """The seats of this round, a share drawn anew each time; all that could be asked; and
+        entries on those that could not."""
+        rules = self._settings.round
+        end = time.monotonic() + rules.wait
+        told = False
+        while True:
+            self._nodes.discover()
+            for seat in self._nodes.sources:
+                if seat not in self.enrolled:
+                    self._introduce(seat)
+            self._weigh()
+            free, late = self._exchange.free(self._nodes.sources)
+            seats = able(round, free, self._nodes, self._gate, self._status)
+            if seats:
+                count = max(1, round_up(rules.fraction * len(seats)))
+                chosen = random.Random(seed_for(self._settings.seed, "sample", round))
+                return sorted(chosen.sample(seats, count)), seats, late
+            if time.monotonic() > end:
+                raise FleetError(
+                    f"round {round}: no source node was there for {rules.wait:.0f} s; the last "
+                    "checkpoint is kept, resume the run when nodes are back"
+                )
+            if not told:
+                self._notice(f"round {round}: waiting for a source node")
+                self._status.phase(round, "waiting")
+                told = True
+            time.sleep(0.5)
+
+    def _look(self, round: int, answer: Answer, rejected: list[dict[str, str]]) -> Held | None:
+        """A reply, unless something other than its sizes is wrong with it."""
+        client = ",".join(map(str, self._nodes.enrolled[answer.node].clients))
+        try:
+            seen = self._gate.look(round, answer.node, lambda: self._examine(round, answer))
+        except Rejected as refusal:
+            self._reject(answer, refusal, rejected)
+            return None
+        return Held(answer, client, seen)
+
+    def _absorb(
+        self,
+        round: int,
+        held: Held,
+        begun: float,
+        rejected: list[dict[str, str]],
+    ) -> dict[str, Any] | None:
+        """Let the method have a reply, if its sizes are usual; its entry for the record."""
+        answer = held.answer
+        try:
+            offer = self._gate.decide(round, held.candidate)
+        except Rejected as refusal:
+            self._reject(answer, refusal, rejected)
+            return None
+        self._replies.accept(offer)
+        up = offer.up
+        # What a device had to do without, and why.
+        without = printable(getattr(up, "without", ""), 80)
+        entry = {
+            "node": str(answer.node),
+            "client": held.client,
+            "seconds": answer.seconds(begun),
+            "examples": up.examples,  # that count
+            "loss": up.loss,
+        }
+        return entry | ({"without": without} if without else {})
+
+    def _reject(self, answer: Answer, refusal: Rejected, rejected: list[dict[str, str]]) -> None:
+        self._status.node(answer.node, "rejected", reason=str(refusal))
+        rejected.append(refusal.entry(answer.node, "training"))
+
+    def _examine(self, round: int, answer: Answer) -> tuple[Offer, dict[str, float]]:
+        """The reply, and sizes for the gate.
+
+        Raises
+        ------
+        Rejected: something is wrong with it.
+        """
+        method, client = self._method, answer.seat
+        assert method.up is not None
+        expected = method.expects(client)
+        asked = Asked(answer.node, answer.message_id, self._exchange.run_id, self._kind)
+        reply = check(answer.reply, asked, expected)
+        up: Any = read(method.up, reply.content)
+        check_fields(up, round, self.enrolled[client], expected)
+        if up.examples > (most := self._counted[client]):
+            up = replace(up, examples=most)
+        offer = self._replies.offer(client, up)
+        return offer, offer.judged
+
+    def state(self) -> State:
+        """All that is needed to go on."""
+        groups, notes = self.safeguard.state()
+        enrolled = {str(seat): examples for seat, examples in self.enrolled.items()}
+        notes |= {"enrolled": enrolled, "vouched": sorted(self.vouched)}
+        return groups, notes | {"absence": self._absence.state()}
+
+    def load_state(self, groups: Mapping[str, Tensors], notes: Mapping[str, Any]) -> None:
+        """Take up what ``state`` gave, before the method does."""
+        self.safeguard.load_state(groups, notes)
+        self._absence.load_state(notes["absence"])
+        for seat, examples in notes["enrolled"].items():
+            self.enrol(int(seat), examples, int(seat) in notes["vouched"])
+        self._weigh()
+
+    def _introduce(self, seat: int) -> None:
+        node = self._nodes.at(seat)
+        assert node is not None
+        told = self._nodes.enrolled[node]
+        self.enrol(seat, told.support + told.query, self._nodes.vouched(node))
+
+    def _weigh(self) -> None:
+        """Tell the method what sources count for; one that comes may change it for others."""
+        now = counted(self.enrolled, self._settings.data, self.vouched)
+        for seat, examples in now.items():
+            if self._counted.get(seat) != examples:
+                self._method.enrol(seat, Source(examples))
+        self._counted = now
+
+
+def round_up(value: float) -> int:
+    """Ceiling that forgives rounding: 0.3 * 10 is 3."""
+    return math.ceil(value - 1e-9)

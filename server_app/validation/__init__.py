@@ -1,0 +1,1 @@
+"""Every reply is checked before it may touch the model."""

@@ -1,0 +1,236 @@
+"""Every reply is checked before it may touch the model.
+
+Flower checks nothing: one NaN, a negative count or an extra key spoils or ends a run. Here a bad
+reply is rejected with node, field and reason, the round goes on, and a node that offends again
+and again is set aside for a while. ``docs/gate.md`` lists the checks and what was measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any, Generic, TypeVar
+
+from server_app.aggregation.expected import Expected
+from server_app.validation.errors import Rejected
+from server_app.validation.outliers import WARM_UP, Usual
+
+OFFENCES = 3
+"""Rejections in a row after which a node is set aside; after a pause, one is enough."""
+
+PAUSE = 10
+"""Rounds for which it is."""
+
+MORE = (
+    "; if these are its own images, it has lost the list of those that it began the run with: give "
+    "it a state-folder before the next run"
+)
+"""Added to a rejection: what to do where a device comes with more images than it had."""
+
+STILL = {"curvature"}
+"""Sizes of what does not move the model, so that they make nobody a suspect."""
+
+Sizes = dict[str, float]
+Seen = TypeVar("Seen")
+
+
+@dataclass(frozen=True)
+class Candidate(Generic[Seen]):
+    """A reply of which all is right but, perhaps, its sizes."""
+
+    node: int
+    seen: Seen
+    sizes: Sizes
+
+
+@dataclass
+class _Record:
+    row: int = 0  # rejections in a row
+    until: int = 0  # first round in which the node is asked again
+    rejected: int = 0  # rejections in all
+
+
+class Gate:
+    """Admits replies, counts rejections, sets repeat offenders aside.
+
+    As long as little is known, replies are held back and compared with each other before any of
+    them counts; ``docs/gate.md`` says how.
+    """
+
+    def __init__(self) -> None:
+        self._nodes: dict[int, _Record] = {}
+        self._usual: dict[str, Usual] = {}
+        self._compared: dict[str, Usual] = {}
+        self._sizes: dict[str, list[float]] = {}
+        self._admitted = 0
+        self._suspects: set[int] = set()
+        self._unusual: set[int] = set()
+
+    @property
+    def rejections(self) -> dict[int, int]:
+        """Node -> replies rejected so far; nodes without any are not listed."""
+        return {node: record.rejected for node, record in self._nodes.items()}
+
+    @property
+    def wanted(self) -> int:
+        """Replies to hold back until they can be compared; 1 once enough is known."""
+        return max(1, WARM_UP - self._admitted)
+
+    def set_aside(self, round: int) -> dict[int, int]:
+        """Node that is set aside in this round -> the round in which it is asked again."""
+        return {n: record.until for n, record in self._nodes.items() if round < record.until}
+
+    def admit(self, round: int, node: int, examine: Callable[[], tuple[Seen, Sizes]]) -> Seen:
+        """What a look at a reply has seen, if nothing is wrong with it; compared with none.
+
+        Raises
+        ------
+        Rejected: with the field and the reason.
+        """
+        candidate = self.look(round, node, examine)
+        self.compare([candidate])
+        return self.decide(round, candidate)
+
+    def look(
+        self, round: int, node: int, examine: Callable[[], tuple[Seen, Sizes]]
+    ) -> Candidate[Seen]:
+        """A reply after all checks but those of its sizes.
+
+        Parameters
+        ----------
+        examine: these checks; gives what it has seen, and sizes to compare with what is usual.
+
+        Raises
+        ------
+        Rejected: with the field and the reason.
+        """
+        try:
+            seen, sizes = examine()
+            for name, size in sizes.items():
+                if not math.isfinite(size):
+                    raise Rejected(name, "holds values that are not finite")
+        except Rejected:
+            self.reject(round, node)
+            raise
+        return Candidate(node, seen, sizes)
+
+    def compare(self, candidates: Sequence[Candidate[Any]]) -> None:
+        """Let replies of one round have a say in what is usual, before they are decided on."""
+        if self._admitted >= WARM_UP:
+            return
+        for name in {name for candidate in candidates for name in candidate.sizes}:
+            before = self._usual[name].state() if name in self._usual else []
+            usual = self._compared[name] = Usual([*before])
+            now = (candidate.sizes[name] for candidate in candidates if name in candidate.sizes)
+            usual.extend([*self._sizes.get(name, []), *now])
+
+    def decide(self, round: int, candidate: Candidate[Seen]) -> Seen:
+        """What was seen of a reply whose sizes are not too much.
+
+        Raises
+        ------
+        Rejected: with the field and the reason.
+        """
+        node, sizes = candidate.node, candidate.sizes
+        for name, size in sizes.items():
+            usual = self._compared.get(name) or self._usual[name]
+            if size > usual.limit:
+                self.reject(round, node)
+                reason = f"size {size:.3g}; by what is usual here, {usual.limit:.3g} is too much"
+                raise Rejected(name, reason)
+            if size > usual.doubtful and name not in STILL:
+                self._unusual.add(node)
+            self._sizes.setdefault(name, []).append(size)
+        self._admitted += bool(sizes)
+        if node in self._nodes:
+            self._nodes[node].row = 0
+        return candidate.seen
+
+    def reject(self, round: int, node: int) -> None:
+        """Count an offence of a node."""
+        record = self._nodes.setdefault(node, _Record())
+        record.row += 1
+        record.rejected += 1
+        if record.row >= OFFENCES:
+            record.until, record.row = round + 1 + PAUSE, OFFENCES - 1
+
+    def forgive(self, round: int, nodes: Iterable[int]) -> None:
+        """Take back the offences of nodes whose replies of this round were not at fault."""
+        for record in (self._nodes[node] for node in nodes if node in self._nodes):
+            if record.until > round:  # it was set aside for it
+                record.until = round
+            else:
+                record.row = max(0, record.row - 1)
+
+    def trust(self) -> None:
+        """What was admitted before this round has led to a good model: nobody is a suspect."""
+        self._suspects.clear()
+
+    def blame(self, round: int) -> list[int]:
+        """Set aside the nodes that were unusual since the last good model; which they are."""
+        found = sorted(self._suspects)
+        for node in found:
+            record = self._nodes.setdefault(node, _Record())
+            record.until, record.row = round + 1 + PAUSE, OFFENCES - 1
+        self._suspects.clear()
+        return found
+
+    def end_round(self) -> None:
+        """Let the sizes of this round judge the next."""
+        for name, sizes in self._sizes.items():
+            self._usual.setdefault(name, Usual()).extend(sizes)
+        self._suspects |= self._unusual
+        self.drop_round()
+
+    def drop_round(self) -> None:
+        """What came in this round is about a model that is lost: it judges nothing."""
+        self._sizes.clear()
+        self._unusual.clear()
+        self._compared.clear()
+
+    def forget(self) -> None:
+        """What was usual is no longer: learn anew."""
+        self._usual.clear()
+        self._admitted = 0
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on."""
+        nodes = {str(node): astuple(record) for node, record in self._nodes.items()}
+        usual = {name: usual.state() for name, usual in self._usual.items()}
+        return {
+            "nodes": nodes,
+            "usual": usual,
+            "admitted": self._admitted,
+            "suspects": sorted(self._suspects),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state`` gave."""
+        self._nodes = {int(node): _Record(*record) for node, record in state["nodes"].items()}
+        self._usual = {name: Usual(seen) for name, seen in state["usual"].items()}
+        self._admitted, self._suspects = state["admitted"], set(state["suspects"])
+
+
+def check_fields(up: Any, round: int, examples: int, expected: Expected) -> None:
+    """Check the fields of a reply that every method has the same way.
+
+    Parameters
+    ----------
+    round: that was asked for.
+    examples: number of images that the client enrolled with.
+    expected: what its fields of tensors may hold.
+
+    Raises
+    ------
+    Rejected: with the field and the reason.
+    """
+    for name, pattern in expected.items():
+        tensors = getattr(up, name)  # None where an optional field is left out
+        if tensors is not None and (problem := pattern.problem(tensors.specs)):
+            raise Rejected(name, problem)
+    if up.round != round:
+        raise Rejected("round", f"is {up.round!r}, expected {round!r}")
+    if not 0 < up.examples <= examples:
+        advice = MORE if up.examples > examples else ""
+        raise Rejected("examples", f"{up.examples}, enrolled with {examples}{advice}")

@@ -1,1 +1,0 @@
-"""Watching a run: a live page, metrics for Prometheus, callbacks for trackers."""
