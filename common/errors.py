@@ -40,11 +40,18 @@ class FileError(AugFlowerError, OSError):
 
 
 class WireError(AugFlowerError):
-    """A message does not fit its contract; ``field`` is the part that does not."""
+    """A message does not fit its contract.
 
-    def __init__(self, message: str, field: str = "") -> None:
+    Attributes
+    ----------
+    field: the part that does not.
+    excessive: whether it is a number that is too large or not finite.
+    """
+
+    def __init__(self, message: str, field: str = "", excessive: bool = False) -> None:
         super().__init__(message)
         self.field = field
+        self.excessive = excessive
 
 
 class FleetError(AugFlowerError):

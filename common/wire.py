@@ -10,6 +10,7 @@ finiteness are checked before a contract exists, and every error names the field
 from __future__ import annotations
 
 import math
+import sys
 import types
 from dataclasses import fields
 from functools import lru_cache
@@ -169,8 +170,11 @@ class _Place(NamedTuple):
     field: str
     position: str = ""
 
-    def wrong(self, text: str) -> WireError:
-        return WireError(f"{self.title}.{self.field}{self.position}: {text}", self.field)
+    def wrong(self, text: str, value: Any = None, most: float = sys.float_info.max) -> WireError:
+        """The error; with a value, it says whether that is more than ``most``, or not finite."""
+        excessive = type(value) is float and not value <= most
+        where = f"{self.title}.{self.field}{self.position}"
+        return WireError(f"{where}: {text}", self.field, excessive)
 
 
 def _short(value: object) -> str:
@@ -204,9 +208,10 @@ def _check(value: Any, hint: Any, where: _Place) -> None:
         (item,) = get_args(hint)
         for position, element in enumerate(value):
             if problem := _problem(element, item):
-                raise where._replace(position=f"{where.position}[{position}]").wrong(problem)
+                place = where._replace(position=f"{where.position}[{position}]")
+                raise place.wrong(problem, element)
     elif problem := _problem(value, hint):
-        raise where.wrong(problem)
+        raise where.wrong(problem, value)
 
 
 def _problem(value: Any, hint: Any) -> str:
@@ -230,7 +235,8 @@ def _check_bounds(value: Any, hint: Any, where: _Place) -> None:
             _check_bounds(element, get_args(hint)[0], where._replace(position=f"[{position}]"))
     for rule in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
         if isinstance(rule, Between) and not rule.low <= value <= rule.high:
-            raise where.wrong(f"is {value:g}; {rule.low:g} to {rule.high:g} are possible")
+            told = f"is {value:g}; {rule.low:g} to {rule.high:g} are possible"
+            raise where.wrong(told, value, rule.high)
 
 
 def _pack_tensors(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from server_app.validation.errors import Rejected
-from server_app.validation.gate import OFFENCES, PAUSE, Gate
+from server_app.validation.gate import OFFENCES, PAUSE, Gate, check_fields
 from server_app.validation.outliers import (
     CAP,
     DEVIATIONS,
@@ -182,12 +183,30 @@ def test_who_was_unusual_is_blamed_if_the_model_is_lost_before_a_better_one_is_f
     assert gate.blame(5) == []
 
 
-def test_an_unusual_curvature_moves_no_model():
+@pytest.mark.parametrize(("moving", "blamed"), [(None, [7]), (["change"], []), (["bend"], [7])])
+def test_only_what_moves_the_model_makes_a_suspect(moving: list[str] | None, blamed: list[int]):
     gate = Gate()
-    for curvature in (*[1.0] * WARM_UP, 5.0):
-        gate.admit(1, 7, lambda curvature=curvature: (None, {"curvature": curvature}))
+    for size in (*[1.0] * WARM_UP, 5.0):
+        candidate = gate.look(1, 7, lambda size=size: (None, {"bend": size}))
+        gate.compare([candidate])
+        gate.decide(1, candidate, moving)
     gate.end_round()
-    assert gate.blame(2) == []
+    assert gate.blame(2) == blamed
+
+
+def test_a_rejection_knows_whether_it_was_for_too_much():
+    gate = Gate()
+    with pytest.raises(Rejected) as refusal:
+        gate.admit(1, 7, lambda: (None, {"bend": math.inf}))
+    assert refusal.value.excessive
+    for node in range(WARM_UP):
+        gate.admit(1, node, lambda: (None, {"bend": 1.0}))
+    with pytest.raises(Rejected) as refusal:
+        gate.admit(1, 7, lambda: (None, {"bend": 1e5}))
+    assert refusal.value.excessive
+    with pytest.raises(Rejected) as refusal:
+        check_fields(SimpleNamespace(round=2, examples=1), 1, 1, {})
+    assert not refusal.value.excessive
 
 
 def test_an_offence_that_was_none_is_forgiven():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -183,6 +184,33 @@ def longer(factor: float, last: int) -> Callable[[Message, Message], Message]:
         return reply
 
     return interfere
+
+
+@pytest.mark.parametrize(
+    ("values", "excessive"),
+    [
+        ({"distillation_loss": 1e7}, True), ({"distillation_loss": math.nan}, True),
+        ({"loss": math.inf}, True), ({"loss": -1.0}, False), ({"loss": 1}, False),
+        ({"examples": 10**9}, False), ({"teachers": -1}, False), ({"without": "x"}, False),
+    ],
+)  # fmt: skip
+def test_what_is_too_much_casts_doubt_on_the_model_whatever_its_name(
+    values: dict[str, Any], excessive: bool, small_run: Run
+):
+    """Three of five send it; three that are wrong in another way are just wrong."""
+
+    def interfere(message: Message, reply: Message) -> Message:
+        meta = message.metadata
+        bad = meta.dst_node_id > FIRST_NODE + 1 and meta.group_id == "2"
+        if meta.message_type.startswith("train") and bad:
+            plain(**values)(reply, [])
+        return reply
+
+    said: list[str] = []
+    config = {**SMALL, "rounds": 2, "fed_lpfm.lambda": 0.0}
+    record = lines(small_run("fed_lpfm", config, interfere=interfere, notice=said.append))
+    assert len(record[2]["rejected"]) == 3
+    assert any("far from usual" in text for text in said) is excessive
 
 
 @pytest.mark.parametrize("factor", [1e3, 9e5])

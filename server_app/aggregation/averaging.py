@@ -44,8 +44,9 @@ def _size(buffers: Tensors) -> float:
     """Norm of the running statistics; what no statistic can be is refused."""
     square = 0.0
     for name, array in buffers.unpack().items():
-        if name.endswith("running_var") and array.size and not array.min() >= 0:
-            raise Rejected("buffers", f"{name} has a variance below zero or not finite")
+        if name.endswith("running_var") and array.size and not (least := array.min()) >= 0:
+            told = f"{name} has a variance below zero or not finite"
+            raise Rejected("buffers", told, not math.isfinite(least))
         if array.dtype.kind == "f":
             square += float(np.square(array, dtype=np.float64).sum())
         elif array.dtype.kind == "i" and array.size and not 0 <= array.min() <= array.max() < 2**40:

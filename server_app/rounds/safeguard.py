@@ -24,9 +24,6 @@ PROOF = 3
 """Rejected replies by which a single round casts doubt on the model; with fewer, the round before
 must have been void as well."""
 
-GROWN = {"loss", "own_loss", "curvature", "increment", "change", "buffers"}
-"""Fields of replies that grow without bound when a run diverges."""
-
 ADVICE = "raise rho or lower the learning rate"
 
 Back = dict[str, Any]
@@ -62,7 +59,7 @@ class Safeguard:
         self.ground = Ground()
 
     def close(
-        self, round: int, asked: int, replies: Replies, rejected: Sequence[Mapping[str, str]]
+        self, round: int, asked: int, replies: Replies, grown: Sequence[Mapping[str, str]]
     ) -> tuple[dict[str, float], Back | None]:
         """What is worth recording of a round, and whether the run went back in it.
 
@@ -70,7 +67,8 @@ class Safeguard:
         ----------
         asked: number of clients that were asked to train.
         replies: those that were admitted.
-        rejected: entries on replies to train.
+        grown: entries on replies to train that were rejected for what grows without bound when a
+            run diverges.
 
         Raises
         ------
@@ -78,7 +76,6 @@ class Safeguard:
             lost again and again.
         """
         method, ground, count = self._method, self.ground, len(replies)
-        grown = [entry for entry in rejected if entry["field"] in GROWN]
         doubt = len(grown) > count and (len(grown) >= PROOF or self._void > 0)
         if doubt or count < max(1, self._quorum * asked):
             self._void += 1

@@ -104,6 +104,7 @@ class Training:
                 lambda seat: self._method.broadcast(round, seat),
             )
         self._replies = Replies(self._method)
+        self._grown: list[dict[str, str]] = []
         rejected: list[dict[str, str]] = []
         clients: list[dict[str, Any]] = []
         bytes_up = 0
@@ -127,7 +128,7 @@ class Training:
                             replied.add(one.answer.seat)
                     held.clear()
         with watch.phase("update"):
-            metrics, back = self.safeguard.close(round, len(asked), self._replies, rejected)
+            metrics, back = self.safeguard.close(round, len(asked), self._replies, self._grown)
             silent = (self.enrolled.keys() - free) | (set(asked) - replied)
             if left := self._absence.note(sorted(silent), replied):
                 self._method.leave(left)
@@ -214,7 +215,7 @@ class Training:
         """Let the method have a reply, if its sizes are usual; its entry for the record."""
         answer = held.answer
         try:
-            offer = self._gate.decide(round, held.candidate)
+            offer = self._gate.decide(round, held.candidate, moving=held.candidate.seen.sizes)
         except Rejected as refusal:
             self._reject(answer, refusal, rejected)
             return None
@@ -234,6 +235,8 @@ class Training:
     def _reject(self, answer: Answer, refusal: Rejected, rejected: list[dict[str, str]]) -> None:
         self._status.node(answer.node, "rejected", reason=str(refusal))
         rejected.append(refusal.entry(answer.node, "training"))
+        if refusal.excessive:
+            self._grown.append(rejected[-1])
 
     def _examine(self, round: int, answer: Answer) -> tuple[Offer, dict[str, float]]:
         """The reply, and sizes for the gate.

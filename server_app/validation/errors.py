@@ -15,11 +15,13 @@ class Rejected(Exception):
     ----------
     field: what is wrong: a field of the contract, or of the message around it.
     reason: for the operator; nothing of a foreign text longer than a line.
+    excessive: whether a number or norm is too large or not finite, as when a run diverges.
     """
 
-    def __init__(self, field: str, reason: str) -> None:
+    def __init__(self, field: str, reason: str, excessive: bool = False) -> None:
         self.field = printable(field, 80)
         self.reason = printable(reason)
+        self.excessive = excessive
         super().__init__(f"{self.field}: {self.reason}")
 
     def entry(self, node: int, step: Step) -> dict[str, str]:

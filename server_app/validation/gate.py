@@ -8,7 +8,7 @@ and again is set aside for a while. ``docs/gate.md`` lists the checks and what w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Generic, TypeVar
 
@@ -27,9 +27,6 @@ MORE = (
     "it a state-folder before the next run"
 )
 """Added to a rejection: what to do where a device comes with more images than it had."""
-
-STILL = {"curvature"}
-"""Sizes of what does not move the model, so that they make nobody a suspect."""
 
 Sizes = dict[str, float]
 Seen = TypeVar("Seen")
@@ -109,7 +106,7 @@ class Gate:
             seen, sizes = examine()
             for name, size in sizes.items():
                 if not math.isfinite(size):
-                    raise Rejected(name, "holds values that are not finite")
+                    raise Rejected(name, "holds values that are not finite", excessive=True)
         except Rejected:
             self.reject(round, node)
             raise
@@ -125,8 +122,14 @@ class Gate:
             now = (candidate.sizes[name] for candidate in candidates if name in candidate.sizes)
             usual.extend([*self._sizes.get(name, []), *now])
 
-    def decide(self, round: int, candidate: Candidate[Seen]) -> Seen:
+    def decide(
+        self, round: int, candidate: Candidate[Seen], moving: Container[str] | None = None
+    ) -> Seen:
         """What was seen of a reply whose sizes are not too much.
+
+        Parameters
+        ----------
+        moving: the sizes of what moves the model, which alone make a suspect; without it, all do.
 
         Raises
         ------
@@ -138,8 +141,8 @@ class Gate:
             if size > usual.limit:
                 self.reject(round, node)
                 reason = f"size {size:.3g}; by what is usual here, {usual.limit:.3g} is too much"
-                raise Rejected(name, reason)
-            if size > usual.doubtful and name not in STILL:
+                raise Rejected(name, reason, excessive=True)
+            if size > usual.doubtful and (moving is None or name in moving):
                 self._unusual.add(node)
             self._sizes.setdefault(name, []).append(size)
         self._admitted += bool(sizes)

@@ -89,7 +89,8 @@ def read(contract: type[Contract], content: RecordDict) -> Contract:
         return unpack(contract, content)
     except WireError as error:
         where = f"{contract.__module__}.{contract.__qualname__}.{error.field}"
-        raise Rejected(error.field, str(error).removeprefix(where).removeprefix(": ")) from None
+        reason = str(error).removeprefix(where).removeprefix(": ")
+        raise Rejected(error.field, reason, error.excessive) from None
 
 
 def _check_size(content: RecordDict, most: int) -> None:
