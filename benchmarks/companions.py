@@ -50,22 +50,23 @@ LABELS = {"knowledge.crd": 0.0}
 ANSWERS = {"knowledge.cross-entropy": 0.0, "knowledge.crd": 0.0, "knowledge.kl": 1.0,
            "knowledge.labelled": False}  # fmt: skip
 RATES = [0.02, 0.05, 0.1]
+LOCAL = [0.05, 0.1, 0.2]
 LAMBDAS = [0.2, 1.0, 5.0]
 FINE = list(product((1, 5, 20, 50), (0.02, 0.05, 0.1, 0.2)))
 """Steps and rates of fine-tuning on the support set."""
 
 METHODS: dict[str, tuple[dict[str, Any], str, list[Any]]] = {
     "Untrained": ({"method": "fedavg", "rounds": 0}, "fedavg.sgd.lr", [0.05]),
-    "FedAvg": ({"method": "fedavg"}, "fedavg.sgd.lr", RATES),
-    "FedProx": ({"method": "fedprox"}, "fedprox.sgd.lr", RATES),
-    "Per-FedAvg, 5 steps": ({"method": "per_fedavg"}, "per_fedavg.beta", [0.05, 0.1, 0.2]),
+    "FedAvg": ({"method": "fedavg"}, "fedavg.sgd.lr", LOCAL),
+    "FedProx": ({"method": "fedprox"}, "fedprox.sgd.lr", LOCAL),
+    "Per-FedAvg, 5 steps": ({"method": "per_fedavg"}, "per_fedavg.beta", [0.1, 0.2, 0.4]),
     "Transfer only, tasks": ({"method": "transfer", **TASKS}, "transfer.rate", RATES),
     "Transfer only, labels alone": ({"method": "transfer", **LABELS}, "transfer.rate", RATES),
     "Transfer only, private model alone": (
         {"method": "transfer", **ANSWERS}, "transfer.rate", RATES,
     ),
-    "Server first, then FedAvg": ({"method": "fedavg", "first": TASKS}, "fedavg.sgd.lr", RATES),
-    "AugFL without": ({"augfl.lambda": 0.0}, "augfl.rho", [0.1, 0.35, 1.0]),
+    "Server first, then FedAvg": ({"method": "fedavg", "first": TASKS}, "fedavg.sgd.lr", LOCAL),
+    "AugFL without": ({"augfl.lambda": 0.0}, "augfl.rho", [0.35, 1.0, 3.0]),
     "AugFL, tasks": (TASKS, "augfl.lambda", LAMBDAS),
     "AugFL, labels alone": (LABELS, "augfl.lambda", LAMBDAS),
     "AugFL, R_h of the paper": ({}, "augfl.lambda", LAMBDAS),
@@ -207,7 +208,8 @@ def _gradients(name: str) -> float:
 
 
 def _mean(values: list[float]) -> str:
-    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.1f}"
+    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{spread}"
 
 
 if __name__ == "__main__":
