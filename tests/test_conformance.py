@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Message
+from flwr.app import Error, Message
 
 import server_app.methods
+from client_app.app import app
 from common import registry
+from common.config import DataSettings
 from common.tensorfile import parse
+from deploy.run_config import default_config
+from deploy.simulate import node_configs
 from server_app.app import contract
-from server_app.transport.in_process import FIRST_NODE
+from server_app.transport.in_process import FIRST_NODE, InProcessGrid, Interference
 
 METHODS = registry.names(server_app.methods)
 TRAINED = [name for name in METHODS if contract(name) is not None]
@@ -32,6 +36,13 @@ Run = Callable[..., Path]
 def model(folder: Path) -> np.ndarray:
     path = folder / "models/last.safetensors"
     return parse(path.read_bytes(), str(path))[0]["model"].vector
+
+
+def fleet(name: str, interfere: Interference | None = None) -> InProcessGrid:
+    """The devices of a small run, which outlive its server."""
+    data = DataSettings(sources=3, targets=4)
+    config = default_config() | {"data.sources": 3, "data.targets": 4, "run-name": name}
+    return InProcessGrid(app, node_configs(data), config, interfere=interfere)
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -73,6 +84,34 @@ def test_one_client_missing(method: str, small_run: Run):
 
 
 @pytest.mark.parametrize("method", TRAINED)
+def test_a_device_that_is_asked_twice_in_a_round_learns_once(method: str, small_run: Run):
+    """Its reply is lost after it was computed: model and memory are as if it had come at once."""
+    lost: set[tuple[str, int]] = set()
+
+    def lose(message: Message, reply: Message) -> Message:
+        round, node = message.metadata.group_id, message.metadata.dst_node_id
+        trains = message.metadata.message_type.startswith("train")
+        if trains and (round, node) not in lost and (int(round) + node) % 2:
+            lost.add((round, node))
+            return Message(Error(2, "lost on the way"), reply_to=message)
+        return reply
+
+    found = []
+    for name, interfere in (("whole", None), ("lost", lose)):
+        grid = fleet(name, interfere)
+        config = {**PLAIN, "rounds": 4, "round.patience": 5.0, "round.deadline": 20.0}
+        folder = small_run(method, {**config, "run-name": name}, grid=grid)
+        assert [line["replies"] for line in lines(folder)[1:]] == [3] * 4
+        memory = [
+            {key: part["content"] for key, part in context.state.config_records.items()}
+            for context in grid.contexts.values()
+        ]
+        found.append((model(folder).tobytes(), memory))
+    assert len(lost) == 6
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("method", TRAINED)
 def test_under_the_quorum_nothing_changes(method: str, small_run: Run):
     def lose(message: Message, reply: Message) -> Message | None:
         return None if message.metadata.message_type.startswith("train") else reply
@@ -88,17 +127,9 @@ def test_under_the_quorum_nothing_changes(method: str, small_run: Run):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_resumed_is_bit_identical(method: str, small_run: Run, tmp_path: Path):
-    from client_app.app import app
-    from common.config import DataSettings
-    from deploy.run_config import default_config
-    from deploy.simulate import node_configs
-    from server_app.transport.in_process import InProcessGrid
-
+def test_resumed_is_bit_identical(method: str, small_run: Run):
     whole = small_run(method, {**PLAIN, "rounds": 4, "run-name": "whole"})
-    data = DataSettings(sources=3, targets=4)
-    config = default_config() | {"data.sources": 3, "data.targets": 4, "run-name": "cut"}
-    grid = InProcessGrid(app, node_configs(data), config)
+    grid = fleet("cut")
     cut = {**PLAIN, "run-name": "cut"}
     small_run(method, {**cut, "rounds": 2}, grid=grid)
     resumed = small_run(method, {**cut, "rounds": 4, "resume": True}, grid=grid)
