@@ -12,8 +12,9 @@ import client_app.methods
 import common.methods
 from client_app.adapt import evaluate, evaluate_personal
 from client_app.device import Device, open_device
+from client_app.kept import note
 from common import enrolment, evaluation, registry
-from common.config import other_sections, read_run_config
+from common.config import RunSettings, other_sections, read_run_config
 from common.errors import WireError
 from common.release import release
 from common.wire import pack, unpack
@@ -82,15 +83,17 @@ def _evaluate(message: Message, context: Context) -> Message:
 @app.query("enrol")
 def _query(message: Message, context: Context) -> Message:
     def introduce(down: enrolment.Down, device: Device) -> enrolment.Up:
-        _prepare(str(context.run_config.get("method", "")), device)
+        _prepare(read_run_config(context.run_config, other_sections(context.run_config)), device)
         return _enrol(down, device)
 
     return _answer(message, context, enrolment, introduce)
 
 
-def _prepare(method: str, device: Device) -> None:
-    """Let the run's method refuse a device before it trains, where it has something to check."""
-    if device.role == "source" and method in registry.names(client_app.methods):
-        half = registry.load(client_app.methods, method)
+def _prepare(settings: RunSettings, device: Device) -> None:
+    """Let the run's method refuse a device before it trains; note how its own model is used."""
+    if device.role == "source" and settings.method in registry.names(client_app.methods):
+        half = registry.load(client_app.methods, settings.method)
         if hasattr(half, "prepare"):
             half.prepare(device)
+        if hasattr(half, "personal"):
+            note(device, settings)

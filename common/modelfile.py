@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from common.errors import ModelError
 from common.files import write_atomic
 from common.models import FlatModel, build
@@ -44,7 +46,34 @@ class Card:
 
 def save_model(path: Path, model: Tensors, buffers: Tensors, card: Card) -> None:
     """Write a model with its card, atomically."""
-    write_atomic(path, dump({"model": model, "buffers": buffers}, asdict(card)))
+    write_atomic(path, model_bytes(model, buffers, card))
+
+
+def model_bytes(model: Tensors, buffers: Tensors, card: Card) -> bytes:
+    """The content of a model's file."""
+    return dump({"model": model, "buffers": buffers}, asdict(card))
+
+
+def named(module: nn.Module, card: Card) -> tuple[Tensors, Tensors]:
+    """Parameters and buffers of a network for ``save_model``.
+
+    Raises
+    ------
+    ModelError: it is none that the card's architecture could be built as again.
+    """
+    size = {"channels": card.channels, "image_size": card.image_size}
+    again = build(card.architecture, classes=len(card.classes), **size)
+    shapes, known = (
+        {name: tensor.shape for name, tensor in network.state_dict().items()}
+        for network in (module, again)
+    )
+    if shapes != known:
+        raise ModelError(
+            f"a model of {card.method} is no {card.architecture} alone, and can be exported to "
+            "onnx and torchscript only"
+        )
+    model = FlatModel(module)
+    return model.parameters, model.buffers
 
 
 def load_model(path: Path) -> tuple[FlatModel, Tensors, Card]:
@@ -59,7 +88,7 @@ def load_model(path: Path) -> tuple[FlatModel, Tensors, Card]:
             f"{path} is not a file: name a model such as runs/NAME/models/last.safetensors"
         )
     groups, notes = parse(path.read_bytes(), str(path))
-    card = _card(notes, path)
+    card = read_card(notes, path)
     module = build(
         card.architecture,
         classes=len(card.classes),
@@ -74,7 +103,13 @@ def load_model(path: Path) -> tuple[FlatModel, Tensors, Card]:
     return model, groups["buffers"], card
 
 
-def _card(notes: Mapping[str, Any], path: Path) -> Card:
+def read_card(notes: Mapping[str, Any], path: Path) -> Card:
+    """The card that a file's notes hold, and nothing else.
+
+    Raises
+    ------
+    ModelError: they are no card.
+    """
     try:
         return Card(
             **{

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import sys
 import types
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import lru_cache
 from typing import (
@@ -119,6 +120,28 @@ def unpack(kind: type[Contract], record: RecordDict) -> Contract:
     if unknown := sorted(set(plain) | (set(record) - expected)):
         raise _Place(title, unknown[0][:80] or "(no name)").wrong("no such field")
     return kind(**values)
+
+
+def parts(message: object) -> tuple[dict[str, Tensors], dict[str, Any]]:
+    """A contract as groups of tensors and JSON-able notes, for a file."""
+    groups = {name: getattr(message, name) for name in tensor_fields(type(message))}
+    plain = pack(message).config_records[PLAIN]
+    return {n: group for n, group in sorted(groups.items()) if group is not None}, dict(plain)
+
+
+def from_parts(
+    kind: type[Contract], groups: Mapping[str, Tensors], notes: Mapping[str, Any]
+) -> Contract:
+    """What ``parts`` took apart.
+
+    Raises
+    ------
+    WireError: it is another contract, or one of another release.
+    """
+    record = RecordDict({PLAIN: ConfigRecord(dict(notes))})
+    for name, tensors in groups.items():
+        _pack_tensors(record, name, tensors, None)
+    return unpack(kind, record)
 
 
 def size(record: RecordDict) -> int:

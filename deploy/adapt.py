@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
-from client_app.adapt import adapt, judge
+from client_app.adapt import adapt, evaluate_personal, judge
+from client_app.kept import apart
 from common.config import DataSettings, parse
-from common.data.client import client_data
+from common.data.client import ClientData, client_data
 from common.data.folder import load_folder_split
 from common.errors import ModelError
-from common.modelfile import load_model, save_model
-from deploy.model_file import model_file
+from common.modelfile import Card, load_model, named, save_model
+from deploy.model_file import model_file, newcomer
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,11 @@ def adapt_model(
 
     Parameters
     ----------
-    model_path: a model file, or the folder of a run, whose last model is meant.
+    model_path: a model file, or the folder of a run, whose last model is meant; where its clients
+        have models of their own, the device gets one in the way of the run's method.
     folder: one subfolder of images for each class; not every class has to be there.
     steps, alpha: of gradient descent on the support images; by default what the model's card says.
+        A model of one's own is made in ``steps``, and has no alpha.
     support_fraction: share of the images to adapt on.
 
     Raises
@@ -59,7 +63,11 @@ def adapt_model(
     ModelError: the model cannot be used, or diverges on these images; nothing is saved.
     DataError: the folder or an image cannot.
     """
-    model, buffers, card = load_model(model_file(model_path))
+    found = newcomer(model_path)
+    if found is not None:
+        card = found[1]
+    else:
+        model, buffers, card = load_model(model_file(model_path))
     wanted = {
         "name": "folder", "image-size": card.image_size, "channels": card.channels,
         "support-fraction": support_fraction, "seed": seed,
@@ -67,6 +75,8 @@ def adapt_model(
     settings = parse(DataSettings, wanted, "--")
     images, split = load_folder_split(folder, card.classes, settings)
     data = client_data(replace(images, mean=card.mean, std=card.std), split)
+    if found is not None:
+        return _own(found, data, out, card.steps if steps is None else steps, alpha)
     theta = torch.tensor(model.parameters.vector)
     before, _ = judge(model, theta, data, card.statistics)
     model.load_buffers(buffers)
@@ -79,7 +89,28 @@ def adapt_model(
             f"are no longer finite; take a smaller alpha (its card says {card.alpha:g})"
         )
     save_model(out, model.parameters.with_vector(vector.numpy()), model.buffers, card)
-    return Adapted(
-        len(data.support_labels), len(data.query_labels),
-        before / len(data.query_labels), after / len(data.query_labels), out,
-    )  # fmt: skip
+    return _adapted(data, before, after, out)
+
+
+def _own(
+    found: tuple[object, Card, ModuleType],
+    data: ClientData,
+    out: Path,
+    steps: int,
+    alpha: float | None,
+) -> Adapted:
+    """The model that a new client makes of what the run has sent it."""
+    down, card, half = found
+    if alpha is not None:
+        raise ModelError(f"alpha has no part in how {card.method} makes a new client's model")
+    device = apart(card, "target", data, card.architecture)
+    judged = evaluate_personal(half.personal, down, device, steps)
+    if not math.isfinite(judged.loss_after[0]):
+        raise ModelError(f"the model diverges in {steps} steps of {card.method}; take fewer")
+    save_model(out, *named(half.personal(down, device, data, steps), card), card)
+    return _adapted(data, judged.correct_before[0], judged.correct_after[0], out)
+
+
+def _adapted(data: ClientData, before: int, after: int, out: Path) -> Adapted:
+    query = len(data.query_labels)
+    return Adapted(len(data.support_labels), query, before / query, after / query, out)

@@ -263,14 +263,20 @@ def _run_on_fleet(
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(help="Folder of a run, or a model file.")],
-    format: Annotated[str, typer.Option(help="onnx or torchscript")] = "onnx",
+    source: Annotated[
+        Path | None, typer.Argument(help="Folder of a run, or a model file.", show_default=False)
+    ] = None,
+    format: Annotated[str, typer.Option(help="onnx, torchscript or safetensors")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
+    from_device: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A device's memory of one run: its own model."),
+    ] = None,
 ) -> None:
     """Write a model with its preprocessing and class names for other runtimes."""
     from deploy.export import export_model
 
-    say(f"wrote {export_model(source, format, out)}")
+    say(f"wrote {export_model(source, format, out, from_device)}")
 
 
 @app.command()

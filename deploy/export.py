@@ -19,14 +19,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from client_app.kept import own_model
 from common.errors import ModelError
 from common.files import write_atomic
-from common.modelfile import Card, load_model
-from deploy.model_file import model_file
+from common.modelfile import Card, load_model, model_bytes, named
+from deploy.model_file import model_file, newcomer
 
-Format = Literal["onnx", "torchscript"]
+Format = Literal["onnx", "torchscript", "safetensors"]
 
-SUFFIX: dict[Format, str] = {"onnx": ".onnx", "torchscript": ".pt"}
+SUFFIX: dict[Format, str] = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
 CARD = "augflower"
 
 
@@ -48,14 +49,21 @@ class Packaged(nn.Module):
         return torch.softmax(self.network(scaled), 1)
 
 
-def export_model(source: Path, format: str = "onnx", out: Path | None = None) -> Path:
-    """Export a run's last model, or any model file; returns the file written.
+def export_model(
+    source: Path | None,
+    format: str = "onnx",
+    out: Path | None = None,
+    device: Path | None = None,
+) -> Path:
+    """Export a run's last model, any model file, or a device's own; returns the file written.
 
     Parameters
     ----------
     source: folder of a run, or a file such as ``runs/NAME/models/best.safetensors``.
-    format: "onnx" or "torchscript".
-    out: the file; by default beside the model.
+    format: "onnx", "torchscript", or AugFlower's own "safetensors".
+    out: the file; by default beside the model, or named like ``device``, here.
+    device: a device's memory of one run, of which its own model is taken; ``source`` is then the
+        folder of that run, or None where the method needs no more than the device's memory.
 
     Raises
     ------
@@ -64,18 +72,23 @@ def export_model(source: Path, format: str = "onnx", out: Path | None = None) ->
     """
     if format not in get_args(Format):
         raise ModelError(f"no export format {format!r}; choose {' or '.join(get_args(Format))}")
-    path = model_file(source)
-    kind: Format = "onnx" if format == "onnx" else "torchscript"
-    target = out or path.with_suffix(SUFFIX[kind])
+    kind: Format = next(name for name in get_args(Format) if name == format)
+    if device is not None:
+        module, card = _own_model(device, source)
+        place = Path(device.absolute().name)
+    elif source is not None:
+        place = model_file(source)
+        model, _, card = load_model(place)
+        module = model.module
+    else:
+        raise ModelError("name the folder of a run, a model file, or --from-device FOLDER")
+    target = out or place.with_name(place.stem + SUFFIX[kind])
     if target.is_dir() or target.suffix.lower() != SUFFIX[kind]:
         raise ModelError(
             f"{target} is {'a folder' if target.is_dir() else 'no name for ' + kind}: name a file "
             f"that ends in {SUFFIX[kind]}"
         )
-    packaged, card = load_packaged(path)
-    example = torch.zeros(2, card.channels, card.image_size, card.image_size, dtype=torch.uint8)
-    write = _onnx if kind == "onnx" else _torchscript
-    content = write(packaged, example, json.dumps(asdict(card), ensure_ascii=False))
+    content = _written(module, card, kind)
     try:
         write_atomic(target, content)
     except OSError as error:
@@ -84,6 +97,25 @@ def export_model(source: Path, format: str = "onnx", out: Path | None = None) ->
             "may write"
         ) from error
     return target
+
+
+def _own_model(device: Path, run: Path | None) -> tuple[nn.Module, Card]:
+    if run is None:
+        return own_model(device)
+    if (found := newcomer(run)) is None:
+        raise ModelError(
+            f"{run} is not the folder of a finished run whose clients have models of their own"
+        )
+    return own_model(device, found[0])
+
+
+def _written(module: nn.Module, card: Card, kind: Format) -> bytes:
+    if kind == "safetensors":
+        return model_bytes(*named(module, card), card)
+    packaged = Packaged(module, card).eval()
+    example = torch.zeros(2, card.channels, card.image_size, card.image_size, dtype=torch.uint8)
+    write = _onnx if kind == "onnx" else _torchscript
+    return write(packaged, example, json.dumps(asdict(card), ensure_ascii=False))
 
 
 def load_packaged(path: Path) -> tuple[Packaged, Card]:

@@ -115,6 +115,7 @@ def run(
         "model": {
             "name": settings.model, "parameters": len(initial), "classes": list(public.classes)
         },
+        "global_model": method.model is not None,
         "private_model": knowledge is not None,
         "clients": {"sources": settings.data.sources, "targets": settings.data.targets},
         "devices": len(awaited(bindings, data.sources, len(public.dealt))),

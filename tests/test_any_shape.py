@@ -11,14 +11,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Message
+from typer.testing import CliRunner
 
 import client_app.app
 import client_app.methods
 import common.methods
 import server_app.methods
-from common.errors import RunError
+from common.config import DataSettings
+from common.data.load import load
+from common.errors import ModelError, RunError
+from common.newcomer import load_newcomer
 from common.tensorfile import parse
+from deploy.cli import app as cli
+from deploy.export import export_model
+from deploy.run_config import default_config
+from deploy.simulate import node_configs
+from server_app.app import contract
+from server_app.transport.in_process import InProcessGrid
 
 Run = Callable[..., Path]
 BIG = 2**19
@@ -246,3 +257,36 @@ def test_more_than_is_expected_is_refused(drop: Any, small_run: Run):
     little = small_run(drop(long=f"LONG = {BIG + 1}"), {**short, "run-name": "little"})
     wanted = f"has v float32 ({BIG + 1},), expected v float32 ({BIG},)"
     assert rejections(little) == {("one", wanted)}
+
+
+def test_a_run_without_a_global_model_says_so(drop: Any, small_run: Run, tmp_path: Path):
+    """In run.json, and where its model is asked for; models come off the devices instead."""
+    name = drop()
+    config = {"data.sources": 3, "data.targets": 4, "run-name": "own", "method": name}
+    nodes = [
+        node | {"state-folder": str(tmp_path / "state")}
+        for node in node_configs(DataSettings(sources=3, targets=4))
+    ]
+    grid = InProcessGrid(client_app.app.app, nodes, default_config() | config)
+    folder = small_run(name, config, grid=grid)
+    assert json.loads((folder / "run.json").read_text())["global_model"] is False
+    assert [*folder.glob("models/*")] == []
+    told = f"has no global model, for in {name} each client has its own: take one off a device"
+    for command in (["export"], ["predict", str(tmp_path)]):
+        done = CliRunner().invoke(cli, [command[0], str(folder), *command[1:]])
+        assert isinstance(done.exception, ModelError)
+        assert told in str(done.exception)
+    device = tmp_path / "state" / "own" / "client-0"
+    with pytest.raises(ModelError, match=r"what the server sends \(prototypes\): name the folder"):
+        export_model(None, device=device)
+    written = export_model(folder, "torchscript", tmp_path / "own.pt", device)
+    pixels = load("digits").pixels(np.arange(50))
+    card = load_newcomer(folder / "newcomer.safetensors", contract(name).Down)[1]
+    scaled = (pixels / 255 - card.mean[0]) / card.std[0]
+    kept = prototypes(folder)
+    centres = np.stack([kept.get(str(k), np.zeros(64)) for k in range(10)])
+    distances = np.linalg.norm(scaled.reshape(50, 1, 64) - centres, axis=2)
+    answers = torch.jit.load(str(written))(torch.tensor(pixels)).numpy()
+    assert np.array_equal(answers.argmax(1), distances.argmin(1))
+    with pytest.raises(ModelError, match="is no cnn-tiny alone"):
+        export_model(folder, "safetensors", tmp_path / "own.safetensors", device)

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from common.config import RunSettings
 from common.errors import AugFlowerError, DivergedError, RunError
 from common.modelfile import Card, save_model
+from common.newcomer import NEWCOMER, save_newcomer
 from common.tensors import Tensors
 from server_app.aggregation.replies import Replies
 from server_app.clients.messaging import Exchange
@@ -32,6 +33,9 @@ from server_app.saved import load, save
 from server_app.validation.gate import Gate
 
 Notice = Callable[[str], None]
+
+_NEW = -1
+"""Stands for a client that no method has seen."""
 
 PAGE_SHARE = 0.05
 """Share of the time that writing the page of a run may take; the last one is always written."""
@@ -98,6 +102,9 @@ class Rounds:
         self._save_model("last", self._method.model, self._method.buffers)
         if self._method.model is None:
             self._notice("models are the clients' own: no model is written here")
+        if self._method.personal:
+            down = self._method.broadcast(last, _NEW)
+            save_newcomer(self._folder.path / NEWCOMER, down, self._card)
         self._judge()
 
     def end(self, how: str, **notes: Any) -> None:

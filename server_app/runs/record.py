@@ -72,6 +72,7 @@ class Meta(_Record):
     versions: dict[str, str | None] = Field(default_factory=dict)
     machine: str = ""
     model: dict[str, Any] = Field(default_factory=dict)
+    global_model: bool = True  # False where models are the clients' own
     private_model: bool = False
     clients: dict[str, int] = Field(default_factory=dict)  # number of "sources" and "targets"
     resumed_from: str | None = None
