@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from common.errors import RunError
 from server_app.monitoring import view
 from server_app.monitoring.reader import Reader
 from server_app.monitoring.status import ENDS, Status
-from server_app.report import costs, sections, single
+from server_app.report import single
 from server_app.report.templates import environment
 from server_app.rounds.pace import Pace
 from server_app.runs.record import Meta, Round, Run, read_meta
@@ -140,20 +139,10 @@ class Board:
         """The sections of charts; they change when a round is closed, though not too often."""
         if len(run.rounds) != self._drawn and (self._pace.due or at_once):
             with self._pace.measured():
-                self._charts = {s.key: self._sections.draw_section(s) for s in _charted(run)}
+                self._charts = {
+                    section.key: self._sections.draw_section(section)
+                    for section in single.sections_of(run)
+                    if section.key != "replies"  # the page lists them by itself
+                }
             self._drawn = len(run.rounds)
         return self._charts
-
-
-def _charted(run: Run) -> Iterator[sections.Section]:
-    line = [sections.Line(run, run.meta.run, "0")]
-    found = (
-        single.accuracy(run),
-        single.accuracy_of_sources(run),
-        sections.losses(line),
-        sections.agreement(line),
-        sections.other_metrics(line),
-        costs.traffic(line),
-        costs.phases(run),
-    )
-    return (section for section in found if section is not None)

@@ -26,6 +26,7 @@ from server_app.monitoring.guard import Guard, content_policy
 from server_app.monitoring.metrics import make_registry
 from server_app.monitoring.place import Place
 from server_app.monitoring.status import Status
+from server_app.report.templates import library
 
 
 def make_app(status: Status, runs: Path, place: Place) -> ASGIApp:
@@ -47,6 +48,10 @@ def make_app(status: Status, runs: Path, place: Place) -> ASGIApp:
         html = board.render(server=server, nonce=nonce)
         policy = content_policy(f"'nonce-{nonce}'")
         return HTMLResponse(html, headers=private(policy))
+
+    async def drawing(request: Request) -> Response:
+        kept = {"Cache-Control": "private, max-age=86400", "X-Content-Type-Options": "nosniff"}
+        return Response(str(library()), media_type="text/javascript", headers=kept)
 
     async def parts(request: Request) -> Response:
         since = request.query_params.get("since", "-1")
@@ -88,6 +93,7 @@ def make_app(status: Status, runs: Path, place: Place) -> ASGIApp:
 
     routes = [
         Route("/", live),
+        Route("/echarts.js", drawing),
         Route("/parts", parts),
         Route("/report", report),
         Route("/metrics", metrics),

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from statistics import stdev
 
 from server_app.report import scores, words
-from server_app.report.charts import Strip, line_chart, strip_chart
+from server_app.report.charts import REST, Band, Chart, Series, Strip, strip_chart
 from server_app.report.costs import phase_totals, traffic
-from server_app.report.marks import REST, Band, Series
 from server_app.report.scales import PERCENT, POINTS, byte_unit, fixed
 from server_app.report.sections import (
     Column,
@@ -112,9 +111,7 @@ def _accuracy(lines: Sequence[Line]) -> Section | None:
             text.append("The bands hold the middle half of the clients.")
     where = "clients that never took part" if _targets(lines) else "clients"
     adapted = "after adaptation " if words.adapts(lines[0].run) else ""
-    chart = line_chart(
-        "Mean over clients", series, PERCENT, bands=bands, height=340, limits=_SHARES
-    )
+    chart = Chart("lines", "Mean over clients", series, PERCENT, bands, height=370, limits=_SHARES)
     return Section("accuracy", f"Accuracy {adapted}on {where}", text, [chart])
 
 
@@ -172,7 +169,7 @@ def _before(lines: Sequence[Line]) -> Section | None:
     series = [s for s in series if any(map(math.isfinite, s.y))]
     if not series:
         return None
-    chart = line_chart("Mean over clients", series, PERCENT, height=240, limits=_SHARES)
+    chart = Chart("lines", "Mean over clients", series, PERCENT, height=270, limits=_SHARES)
     text = ["The model as it is sent, before a client has seen a label of its own."]
     return Section("before", "Before adaptation", text, [chart])
 
@@ -191,8 +188,8 @@ def _against_bytes(lines: Sequence[Line]) -> Section | None:
     if not any(math.isfinite(v) for s in series for v in s.y):
         return None
     unit = byte_unit(x for s in series for x in s.x)
-    chart = line_chart(
-        "Accuracy against bytes moved", series, PERCENT, height=240, limits=_SHARES,
+    chart = Chart(
+        "lines", "Accuracy against bytes moved", series, PERCENT, height=270, limits=_SHARES,
         xunit=unit, xname="moved",
     )  # fmt: skip
     text = ["What a byte on the wire buys: accuracy against all bytes up and down so far."]

@@ -4,8 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from server_app.report import scores, words
-from server_app.report.charts import line_chart, stacked_chart
-from server_app.report.marks import BASE, Series
+from server_app.report.charts import BASE, Chart, Series
 from server_app.report.scales import NBSP, byte_unit, time_unit
 from server_app.report.sections import Column, Line, Section, Table, drawn
 from server_app.runs.record import Round, Run
@@ -31,7 +30,7 @@ def traffic(lines: Sequence[Line]) -> Section | None:
             _cumulated(line, lambda r: r.bytes_down + r.bytes_up, line.name) for line in lines
         ]
         unit = byte_unit(v for s in series for v in s.y)
-        chart = line_chart("Up and down, cumulated", series, unit, zero=True)
+        chart = Chart("lines", "Up and down, cumulated", series, unit, zero=True)
         text = ["Bytes of all messages between the server and its devices."]
         return Section("traffic", "Traffic", text, [chart])
     run = lines[0].run
@@ -48,8 +47,8 @@ def traffic(lines: Sequence[Line]) -> Section | None:
     ]
     unit = byte_unit(float(r.bytes_up + r.bytes_down) for r in rounds)
     charts = [
-        stacked_chart("Each round", numbers, each, unit, height=190),
-        line_chart("Cumulated", total, byte_unit(v for s in total for v in s.y), zero=True),
+        Chart("bars", "Each round", each, unit, heads=list(map(str, numbers))),
+        Chart("lines", "Cumulated", total, byte_unit(v for s in total for v in s.y), zero=True),
     ]
     down, up = scores.moved(run)
     text = [f"{words.size(down)} went down to the devices and {words.size(up)} came up."]
@@ -89,8 +88,10 @@ def phases(run: Run) -> Section | None:
         f"{words.duration(everything)} in all; {longest} took "
         f"{100 * total[longest] / everything:.0f}{NBSP}% of it."
     ]
-    chart = stacked_chart("Each round, by phase", numbers, parts, unit)
-    chart.legend = []  # the table below names the colours
+    heads = list(map(str, numbers))  # the table below names the colours
+    chart = Chart(
+        "bars", "Each round, by phase", parts, unit, heads=heads, height=250, legend=False
+    )
     return Section("time", "Time", text, [chart], [table])
 
 

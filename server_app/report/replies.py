@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from server_app.report import scores, words
-from server_app.report.charts import stacked_chart
-from server_app.report.marks import Series
+from server_app.report.charts import Chart, Series
 from server_app.report.scales import Unit
 from server_app.report.sections import Column, Section, Table, drawn
 from server_app.runs.record import Round, Run
@@ -36,8 +35,9 @@ def replies(run: Run) -> Section | None:
         Series("rejected", x, [float(r.refused) for r in rounds], "3"),
     ]
     lost = any(value for part in parts for value in part.y)
-    title, numbers = "Replies lost each round", [r.round for r in rounds]
-    charts = [stacked_chart(title, numbers, parts, Unit("", 1, 0), height=120)] if lost else []
+    heads, unit = [str(r.round) for r in rounds], Unit("", 1, 0)
+    chart = Chart("bars", "Replies lost each round", parts, unit, heads=heads, height=150)
+    charts = [chart] if lost else []
     columns = [
         Column("What"),
         Column("Reason"),

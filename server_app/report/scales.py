@@ -1,8 +1,7 @@
-"""Axis ticks and the way that numbers are written: one place for both, so that they agree."""
+"""The way that numbers are written, and the units that suit them."""
 
-import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 NBSP = "\u00a0"
@@ -31,17 +30,6 @@ class Unit:
         """As ``text``, with a plus sign where the value is positive."""
         text = self.text(value)
         return f"+{text}" if value > 0 and any(c in "123456789" for c in text) else text
-
-    def ticks(self, values: Sequence[float]) -> list[str]:
-        """Labels of the ticks of one axis, all with the same decimals; the top one has the unit."""
-        shown = [value / self.scale for value in values]
-        step = min((b - a for a, b in itertools.pairwise(shown)), default=1.0)
-        decimals = decimals_of(step)
-        plain = max(map(abs, shown), default=0) < 1e5 and decimals <= 4
-        labels = [fixed(v, decimals) if plain else significant(v) for v in shown]
-        if self.suffix and labels:
-            labels[-1] += f"{NBSP}{self.suffix}"
-        return labels
 
 
 PLAIN = Unit()
@@ -87,78 +75,3 @@ def significant(value: float, digits: int = 3) -> str:
     mantissa = mantissa.rstrip("0").rstrip(".").replace("-", MINUS)
     ten = "10" + str(power).translate(_SUPERSCRIPT)
     return ten if mantissa == "1" else f"{mantissa}·{ten}"
-
-
-def decimals_of(step: float) -> int:
-    """Decimals that tell two neighbouring ticks apart, for steps of 1, 2, 2.5 or 5 times 10^k."""
-    for decimals in range(12):
-        if math.isclose(round(step, decimals), step, rel_tol=1e-6):
-            return decimals
-    return 12
-
-
-def linear_ticks(
-    low: float, high: float, count: int = 5, limits: tuple[float, float] = (-math.inf, math.inf)
-) -> list[float]:
-    """At most ``count + 1`` round numbers that enclose ``low`` to ``high`` within ``limits``."""
-    if high <= low:
-        margin = abs(low) * 0.1 or 0.5
-        low, high = max(low - margin, limits[0]), min(high + margin, limits[1])
-    step = _step((high - low) / count)
-    while math.ceil(high / step - 1e-9) - math.floor(low / step + 1e-9) > count:
-        step = _step(step * 1.01)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = [round(i * step, 12) if step > 1e-9 else i * step for i in range(first, last + 1)]
-    return [tick for tick in ticks if limits[0] - 1e-12 <= tick <= limits[1] + 1e-12]
-
-
-def round_ticks(low: int, high: int, count: int = 5) -> list[float]:
-    """Whole numbers within ``low`` to ``high``, evenly spaced; for an axis of rounds."""
-    if high <= low:
-        return [float(low)]
-    step = max(1, _step((high - low) / count))
-    if step == 2.5:
-        step = 5
-    first = math.ceil(low / step)
-    return [float(i * step) for i in range(first, math.floor(high / step) + 1)]
-
-
-def log_ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """Ticks of a logarithmic axis that enclose ``low`` to ``high``, both positive.
-
-    Powers of ten, thinned to about ``count``; within two decades also their 2 and 5 folds.
-    """
-    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
-    if last - first > 2:
-        stride = math.ceil((last - first) / count)
-        powers = list(range(first, last + 1, stride))
-        if powers[-1] < last:
-            powers.append(powers[-1] + stride)
-        return [10.0**power for power in powers]
-    fine = [m * 10.0**power for power in range(first - 1, last + 1) for m in (1, 2, 5)]
-    start = max(i for i, tick in enumerate(fine) if tick <= low * (1 + 1e-9) or i == 0)
-    end = min(i for i, tick in enumerate(fine) if tick >= high * (1 - 1e-9) or i == len(fine) - 1)
-    if start == end:
-        start, end = max(0, start - 1), min(len(fine) - 1, end + 1)
-    return fine[start : end + 1]
-
-
-def log_labels(ticks: Sequence[float]) -> list[str]:
-    """Labels of logarithmic ticks: plain numbers, or all powers of ten when any is extreme."""
-    if all(1e-3 <= tick < 1e5 for tick in ticks):
-        return [significant(tick) for tick in ticks]
-    labels = []
-    for tick in ticks:
-        power = math.floor(math.log10(tick) + 1e-9)
-        factor = round(tick / 10.0**power)
-        ten = "10" + str(power).translate(_SUPERSCRIPT)
-        labels.append(ten if factor == 1 else f"{factor}·{ten}")
-    return labels
-
-
-def _step(least: float) -> float:
-    power = 10.0 ** math.floor(math.log10(least))
-    for factor in (1, 2, 2.5, 5, 10):
-        if factor * power >= least * (1 - 1e-9):
-            return factor * power
-    return 10 * power

@@ -3,11 +3,10 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from server_app.report import scores, words
-from server_app.report.charts import line_chart
-from server_app.report.marks import BASE, REST, STYLES, Chart, Series
-from server_app.report.scales import PLAIN
+from server_app.report.charts import BASE, REST, STYLES, Chart, Event, Series
 from server_app.runs.record import Evaluation, Round, Run
 
 _SPREAD = 300  # a positive metric that spans more than this factor is drawn logarithmically
@@ -138,7 +137,8 @@ def other_metrics(lines: Sequence[Line]) -> Section | None:
     method = [
         key
         for key in _keys(lines, lambda r: r.method)
-        if key not in {*_RESIDUALS, "rho"} and not key.startswith(("transfer_", "rho_"))
+        if key not in {*_RESIDUALS, "rho", "fell_back"}  # curves mark where it fell back
+        and not key.startswith(("transfer_", "rho_"))
     ]
     charts = metric_charts(lines, lambda r: r.train, {key: words.metric(key) for key in train})
     charts += metric_charts(lines, lambda r: r.method, {key: words.metric(key) for key in method})
@@ -151,7 +151,7 @@ def grid(
     """A section of small charts, which share one legend; None without any chart."""
     if not charts:
         return None
-    drawn_names = {row["name"] for chart in charts for row in chart.tips["rows"]}
+    drawn_names = {line.name for chart in charts for line in chart.series}
     legend = [(line.name, line.style) for line in lines if line.name in drawn_names]
     if len(lines) == 1:
         legend = []
@@ -200,7 +200,7 @@ def _judged_loss(lines: Sequence[Line]) -> list[Chart]:
         ]
         charts = _small(title, series, False)
         for chart in charts:
-            chart.legend = [(s.name, s.style) for s in series]
+            chart.legend = True
         return charts
     if words.adapts(lines[0].run):
         title += ", after"
@@ -220,7 +220,17 @@ def _residuals(run: Run, names: Sequence[str]) -> list[Chart]:
     ]
     if not any(v > 0 for s in series for v in s.y):
         return []
-    return [line_chart("Residuals", series, PLAIN, log=True)]
+    return [
+        Chart(
+            "lines",
+            "Residuals",
+            series,
+            log=True,
+            ends="values",
+            note="logarithmic",
+            events=events(run),
+        )
+    ]
 
 
 def _small(title: str, series: Sequence[Series], log: bool) -> list[Chart]:
@@ -229,8 +239,19 @@ def _small(title: str, series: Sequence[Series], log: bool) -> list[Chart]:
     if not series:
         return []
     log = (log and any(v > 0 for s in series for v in s.y)) or _wide(series)
-    chart = line_chart(title, series, PLAIN, log=log, named=False)
-    chart.legend = []
-    if len(series) > _MOST_LABELLED:
-        chart.labels = []
-    return [chart]
+    ends: Literal["values", "none"] = "none" if len(series) > _MOST_LABELLED else "values"
+    note = "logarithmic" if log else ""
+    return [Chart("lines", title, series, log=log, ends=ends, legend=False, note=note)]
+
+
+def events(run: Run) -> list[Event]:
+    """What curves mark beside their values: see docs/rounds.md, "How a run ends"."""
+    found = [Event(number, "resumed") for number in run.meta.resumed_after]
+    for record in run.rounds:
+        kinds = {
+            "fell back": record.fell_back,
+            "no update": record.void,
+            "replies rejected": record.refused > 0,
+        }
+        found += [Event(record.round, kind) for kind, there in kinds.items() if there]
+    return found

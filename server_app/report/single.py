@@ -4,9 +4,8 @@ import math
 from dataclasses import replace
 
 from server_app.report import scores, verdict, words
-from server_app.report.charts import line_chart, paired_chart
+from server_app.report.charts import BASE, Band, Chart, Series, paired_chart
 from server_app.report.costs import phases, traffic
-from server_app.report.marks import BASE, Band, Chart, Series
 from server_app.report.replies import replies
 from server_app.report.scales import PERCENT, fixed
 from server_app.report.sections import (
@@ -14,6 +13,7 @@ from server_app.report.sections import (
     Section,
     agreement,
     evaluation_series,
+    events,
     judged,
     losses,
     other_metrics,
@@ -111,7 +111,9 @@ def _accuracy(run: Run, key: str, title: str, mean: str) -> Section | None:
     if any(map(math.isfinite, low)):
         bands = [Band("8 of 10 clients", series[0].x, low, high, "0")]
         text.append("The band holds 8 of 10 clients after adaptation.")
-    chart = line_chart(mean, series, PERCENT, bands=bands, height=320, limits=_SHARES)
+    chart = Chart(
+        "lines", mean, series, PERCENT, bands, events=events(run), height=350, limits=_SHARES
+    )
     return Section(key, title, text, [chart])
 
 

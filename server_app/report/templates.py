@@ -4,6 +4,7 @@ from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
 FOLDER = Path(__file__).parent / "page"
 
@@ -18,3 +19,9 @@ def environment(*more: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+@cache
+def library() -> Markup:
+    """The script that draws charts: Apache ECharts 6.1.0, its build of common charts."""
+    return Markup((FOLDER / "echarts.min.js").read_text(encoding="utf-8"))

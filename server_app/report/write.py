@@ -1,7 +1,7 @@
 """The page of a run, or of several compared: one HTML file that needs nothing else.
 
-Charts are inline SVG, style and script are inline, fonts are the reader's own. The page of a run
-that is still going on reloads itself; it is rebuilt after every round and replaced atomically.
+Style, data and the script that draws charts are inline, fonts are the reader's own. The page of a
+run that is still going on reloads itself; it is rebuilt after every round and replaced atomically.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from common.files import write_atomic
 from server_app.report import comparison, single, words
 from server_app.report.sections import Section, Table, lines_of, thinned
 from server_app.report.seeds import grouped
-from server_app.report.templates import environment
+from server_app.report.templates import environment, library
 from server_app.runs.record import Run, read_run
 
 REFRESH = 5  # seconds between reloads of the page of a running run
@@ -49,7 +49,8 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     runs = grouped([read_run(Path(folder)) for folder in folders])
     page = single_page(runs[0]) if len(runs) == 1 and not runs[0].members else comparison_page(runs)
     out = Path(out)
-    write_atomic(out, environment().get_template("report.html.j2").render(page=page))
+    template = environment().get_template("report.html.j2")
+    write_atomic(out, template.render(page=page, library=library()))
     return out
 
 

@@ -20,6 +20,29 @@ _FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--hide-scrollbars", "--remote-debugging-pipe",
 )  # fmt: skip
+OVERLAPS = """
+(() => {
+  const found = [], width = document.documentElement.clientWidth;
+  for (const plot of document.querySelectorAll(".plot")) {
+    const boxes = [...plot.querySelectorAll("text")]
+      .map((text) => [text.textContent, text.getBoundingClientRect()])
+      .filter(([, box]) => box.width > 0);
+    boxes.forEach(([text, a], i) => {
+      const edge = plot.getBoundingClientRect();
+      if (a.left < Math.max(0, edge.left - 1) || a.right > Math.min(width, edge.right + 1)) {
+        found.push(["cut off", text]);
+      }
+      for (const [other, b] of boxes.slice(i + 1)) {
+        const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+        const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+        if (across > 1 && down > 2.5) found.push(["overlap", text, other]);
+      }
+    });
+  }
+  if (document.documentElement.scrollWidth > width) found.push("page too wide");
+  return found;
+})()
+"""  # text over other text, or cut off, in charts
 _COMMANDS, _EVENTS = 3, 4  # file descriptors that Chromium reads and writes
 
 
@@ -98,6 +121,22 @@ class Browser:
             if time.monotonic() > end:
                 raise TimeoutError(f"not true within {seconds:.0f} s: {expression}")
             time.sleep(0.05)
+
+    def point(self, selector: str, across: float = 0.5, down: float = 0.5) -> tuple[float, float]:
+        """Move the mouse to a place in the first such element, as shares of it; where that is."""
+        box = self.value(
+            f"(() => {{ const found = document.querySelector({selector!r}); "
+            "found.scrollIntoView({block: 'center'}); "
+            "return found.getBoundingClientRect().toJSON(); })()"
+        )
+        x, y = box["left"] + across * box["width"], box["top"] + down * box["height"]
+        self.mouse("mouseMoved", x, y)
+        return x, y
+
+    def mouse(self, kind: str, x: float, y: float, *, clicks: int = 0) -> None:
+        """One event of the mouse."""
+        button = {"button": "left", "buttons": 1, "clickCount": clicks} if clicks else {}
+        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
 
     def screenshot(self, path: Path) -> None:
         """The whole page as a PNG file."""

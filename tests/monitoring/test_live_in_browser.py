@@ -15,7 +15,7 @@ from server_app.monitoring.server import LivePage
 from server_app.monitoring.status import Status
 from server_app.monitoring.watch import Watch
 from server_app.settings import ServerSettings
-from tests.monitoring.browser import PROGRAM, Browser
+from tests.monitoring.browser import OVERLAPS, PROGRAM, Browser
 from tests.monitoring.made import begun, close
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PROGRAM, reason="no Chromium here")]
@@ -24,32 +24,6 @@ Serve = Callable[..., LivePage]
 TOKEN = "correct-horse-battery"
 HEADLINE = "document.querySelector('h1')?.textContent"
 LINK = "document.querySelector('.link').textContent"
-POINT = """
-(() => {
-  const plot = document.querySelector(".plot"), box = plot.getBoundingClientRect();
-  plot.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left, clientY: box.top }));
-})()
-"""
-OVERLAPS = """
-(() => {
-  const found = [], width = document.documentElement.clientWidth;
-  for (const plot of document.querySelectorAll(".plot")) {
-    const boxes = [...plot.querySelectorAll("text")]
-      .map((text) => [text.textContent, text.getBoundingClientRect()])
-      .filter(([, box]) => box.width > 0);
-    boxes.forEach(([text, a], i) => {
-      if (a.left < 0 || a.right > width) found.push(["cut off", text]);
-      for (const [other, b] of boxes.slice(i + 1)) {
-        const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
-        const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
-        if (across > 1 && down > 2.5) found.push(["overlap", text, other]);
-      }
-    });
-  }
-  if (document.documentElement.scrollWidth > width) found.push("page too wide");
-  return found;
-})()
-"""
 
 
 @pytest.fixture
@@ -96,14 +70,12 @@ def test_the_round_advances_before_the_readers_eyes(
         assert browser.value("document.title").startswith("1/3")
         assert browser.value(LINK) == "live"
         # A tooltip that is open stays open while its chart grows.
-        browser.value(POINT)
-        assert browser.value("document.querySelector('.tip').innerText").startswith("round 0")
+        browser.point(".plot", 0.12)
+        browser.wait_for("document.querySelector('.tip')?.innerText.startsWith('round 0')")
         gate.release()
         browser.wait_for(f"{HEADLINE} === 'Round 2 of 3'")
-        browser.wait_for("document.querySelector('.plot desc').textContent.includes('round 2')")
-        assert browser.value("document.querySelector('.tip:not([hidden])').innerText").startswith(
-            "round 0"
-        )
+        browser.wait_for("document.querySelector('.plot').ariaLabel.includes('round 2')")
+        browser.wait_for("document.querySelector('.tip')?.innerText.startsWith('round 0')")
         gate.release()
         gate.release()
         browser.wait_for(f"{HEADLINE}.includes('after adaptation on 4')")

@@ -81,7 +81,7 @@ def test_seeds_of_one_setting_are_one_line_with_a_band(tmp_path: Path) -> None:
     page = write_report([*ours, *base], tmp_path / "page.html").read_text().replace(NBSP, " ")
     assert "with private model, 3 seeds" in page
     assert f"{100 * mean(each):.1f} % ± {100 * stdev(each):.1f}" in page
-    assert page.count('class="band s') == 2
+    assert page.count(r'3 seeds, \u00b1 1 s"') == 2
     assert "A band is one standard deviation over seeds" in page
 
 
@@ -106,7 +106,7 @@ def test_more_runs_than_there_are_styles(tmp_path: Path) -> None:
     ]
     page = write_report(folders, tmp_path / "page.html").read_text().replace(NBSP, " ")
     assert "4 runs that ended lower are grey; the table has all." in page
-    assert page.count('class="line srest"') >= 4
+    assert page.count('"style": "rest"') >= 4
     assert "m11 ends highest" in page
     for i in range(12):
         assert f"</svg>m{i}</th>" in page.replace("\n", "")

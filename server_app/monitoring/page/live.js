@@ -10,6 +10,10 @@ let timer;
 
 const part = (key) => page.querySelector(`.part[data-key="${key}"]`);
 
+const names = (figure) =>
+  figure.querySelector("figcaption span").textContent +
+  [...figure.querySelectorAll(".legend button")].map((entry) => `, ${entry.dataset.name}`);
+
 // What the reader has opened, scrolled to or pointed at in a part stays as it is.
 const replace = (old, html) => {
   const fresh = document.createElement("div");
@@ -19,14 +23,22 @@ const replace = (old, html) => {
     old.querySelectorAll(selector).forEach((before, i) => now[i] && keep(before, now[i]));
   };
   both("details", (before, now) => (now.open = before.open));
-  const focused = [...old.querySelectorAll("summary, .plot, a")].indexOf(document.activeElement);
+  const focused = [...old.querySelectorAll("summary, .plot, a, button")].indexOf(document.activeElement);
   const scrolled = [...old.querySelectorAll(".scroll")].map((box) => box.scrollLeft);
-  const shown = [...old.querySelectorAll(".chart")].map((figure) => figure.shown);
+  both(".legend button", (before, now) => {
+    if (before.dataset.name === now.dataset.name) now.setAttribute("aria-pressed", before.getAttribute("aria-pressed"));
+  });
+  both(".chart", (before, now) => {
+    if (names(before) !== names(now)) return before.chart?.dispose();
+    const plot = now.querySelector(".plot");
+    before.querySelector(".plot").setAttribute("aria-label", plot.getAttribute("aria-label"));
+    before.update(now.querySelector("script").textContent);
+    now.replaceWith(before);
+  });
   old.replaceChildren(...fresh.childNodes);
-  old.querySelectorAll(".chart").forEach(prepareChart);
+  prepareCharts(old);
   old.querySelectorAll(".scroll").forEach((box, i) => (box.scrollLeft = scrolled[i] ?? 0));
-  if (focused >= 0) old.querySelectorAll("summary, .plot, a")[focused]?.focus({ preventScroll: true });
-  old.querySelectorAll(".chart").forEach((figure, i) => shown[i] !== undefined && figure.show?.(shown[i]));
+  if (focused >= 0) old.querySelectorAll("summary, .plot, a, button")[focused]?.focus({ preventScroll: true });
 };
 
 const update = (news) => {
@@ -86,7 +98,7 @@ const tick = () => {
   }
 };
 
-document.querySelectorAll(".chart").forEach(prepareChart);
+prepareCharts(document);
 document.addEventListener("visibilitychange", () => !document.hidden && ask());
 link.hidden = false;
 setInterval(tick, 1000);
