@@ -66,7 +66,7 @@ const flatAxis = (colours, name, unit, more) => ({
   splitLine: { show: false },
   axisLabel: {
     color: colours.quiet, fontSize: 12.5, hideOverlap: true, ...(unit.suffix ? { alignMinLabel: "left" } : {}),
-    formatter: (v) => (typeof v === "string" ? v : tickOf(v, unit)),
+    formatter: (v) => (typeof v === "string" ? v : unit.whole && v % 1 ? "" : tickOf(v, unit)),
   },
   ...more,
 });
@@ -109,7 +109,7 @@ const lineChart = (chart, colours, roomy) => {
   const first = chart.xunit ? 0 : Math.min(...xs), last = Math.max(...xs);
   return {
     series, room,
-    xAxis: flatAxis(colours, chart.xname, chart.xunit ?? { suffix: "" }, {
+    xAxis: flatAxis(colours, chart.xname, chart.xunit ?? { suffix: "", whole: true }, {
       type: "value", min: first === 1 && last > 1 ? 0 : first, max: chart.xunit ? null : last > first ? last : first + 1,
       splitNumber: roomy ? 5 : 3, ...(chart.xunit ? {} : { minInterval: 1 }),
     }),
