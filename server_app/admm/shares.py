@@ -22,14 +22,15 @@ class Shares:
         self._examples: dict[int, int] = {}
         self._total = 0
         self.gone = []
+        self._summed: tuple[list[int], frozenset[int], int] = ([], frozenset(), 0)
 
     def __call__(self, client: int) -> float:
         """w_i; they add up to 1 over the clients that have not left."""
-        back = client in self.gone  # if it replies, it is back
+        gone, examples = self._left()
+        own, back = self._examples[client], client in gone  # if it replies, it is back
         if self._equal:
-            return 1 / (len(self._examples) - len(self.gone) + back)
-        here = self._total - sum(self._examples[one] for one in self.gone if one != client)
-        return self._examples[client] / here
+            return 1 / (len(self._examples) - len(gone) + back)
+        return own / (self._total - examples + own * back)
 
     def enrol(self, client: int, examples: int) -> None:
         """A client has introduced itself, or has done so again."""
@@ -43,7 +44,15 @@ class Shares:
 
     def welcome(self, clients: Iterable[int]) -> None:
         """Clients are there."""
-        self.gone = sorted(set(self.gone).difference(clients))
+        if back := self._left()[0].intersection(clients):
+            self.gone = sorted({*self.gone} - back)
 
     def __contains__(self, client: int) -> bool:
-        return client in self._examples and client not in self.gone
+        return client in self._examples and client not in self._left()[0]
+
+    def _left(self) -> tuple[frozenset[int], int]:
+        """Those that have left and their examples, added up when there are others than before."""
+        if self._summed[0] is not self.gone:
+            examples = sum(map(self._examples.__getitem__, self.gone))
+            self._summed = (self.gone, frozenset(self.gone), examples)
+        return self._summed[1:]
