@@ -74,7 +74,7 @@ def main() -> None:
                 up = read(Up, check(message, asked, expected).content)
                 check_fields(up, 1, 30, expected)
                 offer = replies.offer(asked.node, up)
-                return offer, offer.judged
+                return offer, offer.compared
 
             replies.accept(gate.admit(1, node, examine))
         server.step(1, replies)

@@ -170,7 +170,7 @@ def _build(settings: RunSettings, node: NodeSettings, memory: Memory) -> Device:
         role = "source" if numbers[0] < data.sources else "target"
         pictures = pictures_of_set(images, shared.clients[numbers[0]])
     model, buffers = _model(settings.model, len(classes), data, settings.seed)
-    own_model = node.own_model or _dealt_model(settings, clients[0].client)
+    own_model = node.own_model or _own_architecture(settings, clients[0].client)
     task = Task(settings.model, len(classes), data.channels, data.image_size)
     device = Device(role, clients, classes, digest, model, memory, own_model, task=task)
     device.initial_buffers = buffers
@@ -179,7 +179,7 @@ def _build(settings: RunSettings, node: NodeSettings, memory: Memory) -> Device:
     return device
 
 
-def _dealt_model(settings: RunSettings, client: int) -> str:
+def _own_architecture(settings: RunSettings, client: int) -> str:
     """Architecture of a client's own model: those of the run in turn."""
     names = [name.strip() for name in settings.own_models.split(",") if name.strip()]
     return names[client % len(names)] if names and client >= 0 else settings.model
@@ -213,5 +213,5 @@ def _state_folder(context: Context, settings: RunSettings, node: NodeSettings) -
     run = Path(node.state_folder).expanduser() / (settings.run_name or f"run-{context.run_id}")
     if settings.data.name == "folder":
         return run
-    # Nodes that play clients of a dealt set often share a machine, and then a folder.
+    # Nodes that play clients of a partitioned set often share a machine, and then a folder.
     return run / f"client-{played_clients(node, settings.data)[0]}"

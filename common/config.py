@@ -184,7 +184,7 @@ class RunSettings(Settings):
         return self
 
     def evaluates(self, round: int) -> bool:
-        """Whether the model is judged in this round."""
+        """Whether the model is evaluated in this round."""
         every = self.evaluation.every
         return round == self.rounds or bool(every and round % every == 0)
 

@@ -19,7 +19,7 @@ class Up:
     role: str  # "source": trains; "target": only adapts and is evaluated
     clients: list[int]  # numbers of the clients that this node plays; a device plays one
     support: int  # images to adapt on, over all its clients
-    query: int  # images to judge the adaptation on
+    query: int  # images to evaluate the adaptation on
     test: int  # images that nobody learns from
     architecture: str  # of the model that it keeps for itself, in methods that have one
     classes: list[str]  # class names, in the order of the labels

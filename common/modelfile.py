@@ -27,7 +27,7 @@ class Card:
     channels, image_size: of the input, pixels.
     mean, std: per channel, of pixels in [0, 1].
     alpha, steps: rate and number of adaptation steps that the model was trained for.
-    statistics: whose BatchNorm statistics judge the adapted model.
+    statistics: whose BatchNorm statistics evaluate the adapted model.
     method, run: where it comes from.
     """
 

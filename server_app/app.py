@@ -89,10 +89,10 @@ def run(
     settings, options, transfer = read_settings(config)
     bindings = read_bindings(server.nodes)
     public = describe(settings)
-    rate, judged = _rate(settings, options), settings.evaluation.alpha
-    if rate != judged:
+    rate, evaluated = _rate(settings, options), settings.evaluation.alpha
+    if rate != evaluated:
         notice(
-            f"{settings.method}.alpha={rate:g}, but evaluation.alpha={judged:g}: clients that "
+            f"{settings.method}.alpha={rate:g}, but evaluation.alpha={evaluated:g}: clients that "
             "never train adapt at another rate than the model is trained for"
         )
     client_model = initial_model(settings, len(public.classes), notice)
@@ -118,7 +118,7 @@ def run(
         "global_model": method.model is not None,
         "private_model": knowledge is not None,
         "clients": {"sources": settings.data.sources, "targets": settings.data.targets},
-        "devices": len(awaited(bindings, data.sources, len(public.dealt))),
+        "devices": len(awaited(bindings, data.sources, len(public.partitioned))),
     }  # fmt: skip
     now = {"flower_run": grid.run.run_id, "page": status.page}
     if settings.resume:
@@ -130,7 +130,7 @@ def run(
     status.begin(folder.meta, settings.rounds)
     plan = Plan(
         folder.path.name, folder.meta["token"], len(initial), public.classes, public.digest,
-        settings.data.sources, public.dealt, bindings,
+        settings.data.sources, public.partitioned, bindings,
     )  # fmt: skip
     rounds = Rounds(
         grid, settings, method, knowledge, plan, folder,
@@ -198,7 +198,7 @@ def _rate(settings: RunSettings, options: MethodSettings) -> float:
 def _card(
     settings: RunSettings, options: MethodSettings, public: PublicData, folder: RunFolder
 ) -> Card:
-    data, judged = settings.data, settings.evaluation
+    data, evaluated = settings.data, settings.evaluation
     return Card(
         architecture=settings.model,
         classes=public.classes,
@@ -207,8 +207,8 @@ def _card(
         mean=public.mean,
         std=public.std,
         alpha=_rate(settings, options),
-        steps=judged.steps,
-        statistics=judged.statistics,
+        steps=evaluated.steps,
+        statistics=evaluated.statistics,
         method=settings.method,
         run=folder.path.name,
     )

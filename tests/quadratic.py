@@ -137,10 +137,10 @@ def play(
 def take(replies: Replies, client: int, up: Any) -> dict[str, float]:
     """Let a reply count, as the shell does; gives its sizes."""
     offer = replies.offer(client, up)
-    if not all(map(math.isfinite, offer.judged.values())):
+    if not all(map(math.isfinite, offer.compared.values())):
         raise Rejected("size", "is not finite")
     replies.accept(offer)
-    return offer.judged
+    return offer.compared
 
 
 def step(server: Any, round: int, replies: Replies) -> dict[str, float]:

@@ -278,7 +278,7 @@ def test_a_node_that_goes_before_it_is_asked_is_missing(patience: float):
     if patience:
         grid.contexts[BAD] = gone  # it is back in time
     first, second = answers
-    assert (first.seat, first.node) == (3, BAD)
+    assert (first.client_id, first.node) == (3, BAD)
     assert (first.reason, first.reply is None) == (
         ("", False) if patience else ("it has gone", True)
     )

@@ -200,7 +200,7 @@ def fleet(link: SuperLink, deadline: float = 1.0) -> tuple[Exchange, Status, lis
 
     nodes: Any = SimpleNamespace(
         online=dict(link.online), enrolled=dict.fromkeys(link.online), discover=discover,
-        at=lambda seat: seat if seat in nodes.online else None, last=lambda seat: seat,
+        at=lambda client: client if client in nodes.online else None, last=lambda client: client,
         name=lambda node: f"node {node}",
     )  # fmt: skip
     discover()
@@ -208,8 +208,8 @@ def fleet(link: SuperLink, deadline: float = 1.0) -> tuple[Exchange, Status, lis
     return Exchange(grid, nodes, rules, status, notices.append), status, notices, nodes
 
 
-def asked(exchange: Exchange, *seats: int) -> list[Answer]:
-    return list(exchange.ask(3, "train.x", seats, up))
+def asked(exchange: Exchange, *clients: int) -> list[Answer]:
+    return list(exchange.ask(3, "train.x", clients, up))
 
 
 @pytest.fixture(autouse=True)

@@ -95,7 +95,7 @@ def _deal_pairs(labels: Indices, pool: Indices, settings: DataSettings) -> list[
 
 
 def random_pairs(classes: int, clients: int, seed: int) -> list[tuple[int, int]]:
-    """Two different classes a client, dealt from a shuffled deck of all classes.
+    """Two different classes a client, partitioned from a shuffled deck of all classes.
 
     The deck is renewed when it runs out, so that no class is used much more often than another.
     """

@@ -75,7 +75,7 @@ def deal_all(labels: Indices, pool: Indices, settings: DataSettings) -> list[Ind
 
 
 def dirichlet(sizes: Sequence[int], clients: int, settings: DataSettings) -> Indices:
-    """Counts, shape (clients, classes): each class dealt by a draw from Dir(alpha).
+    """Counts, shape (clients, classes): each class partitioned by a draw from Dir(alpha).
 
     A client that has its equal share of all images gets nothing of the classes that follow. All is
     drawn anew until every client has ``least`` images.

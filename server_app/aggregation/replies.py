@@ -47,7 +47,7 @@ class Offer:
     ----------
     sizes: of its fields of tensors: the Euclidean norm of a whole vector, the root mean square of
         what may come in parts. Not finite if the values are not.
-    judged: the same as the method amends them, to compare with what is usual.
+    evaluated: the same as the method amends them, to compare with what is usual.
     """
 
     client: int
@@ -56,7 +56,7 @@ class Offer:
     factor: float
     expected: Expected
     sizes: dict[str, float]
-    judged: dict[str, float]
+    compared: dict[str, float]
 
 
 class Replies:
@@ -111,8 +111,8 @@ class Replies:
                 sizes[name] = self._sums[name].offer(tensors.vector, factor)
             else:
                 sizes[name] = _rms(tensors)
-        weight, judged = method.weight(client, up), method.check(client, up, dict(sizes))
-        return Offer(client, up, weight, factor, expected, sizes, judged)
+        weight, compared = method.weight(client, up), method.check(client, up, dict(sizes))
+        return Offer(client, up, weight, factor, expected, sizes, compared)
 
     def accept(self, offer: Offer) -> None:
         """Let a reply count."""

@@ -16,25 +16,25 @@ class Absence:
         self._silent: dict[int, int] = {}
 
     def note(self, silent: Iterable[int], replied: Iterable[int]) -> list[int]:
-        """A round is over; gives the seats that are believed to have left in it.
+        """A round is over; gives the clients that are believed to have left in it.
 
         Parameters
         ----------
-        silent: seats that could not be asked, or did not answer.
+        silent: clients that could not be asked, or did not answer.
         """
-        for seat in replied:
-            self._silent.pop(seat, None)
+        for client_id in replied:
+            self._silent.pop(client_id, None)
         left = []
-        for seat in silent:
-            self._silent[seat] = self._silent.get(seat, 0) + 1
-            if self._silent[seat] == GONE:
-                left.append(seat)
+        for client_id in silent:
+            self._silent[client_id] = self._silent.get(client_id, 0) + 1
+            if self._silent[client_id] == GONE:
+                left.append(client_id)
         return left
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on."""
-        return {str(seat): rounds for seat, rounds in self._silent.items()}
+        return {str(client_id): rounds for client_id, rounds in self._silent.items()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take up what ``state`` gave."""
-        self._silent = {int(seat): rounds for seat, rounds in state.items()}
+        self._silent = {int(client_id): rounds for client_id, rounds in state.items()}

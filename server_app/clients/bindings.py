@@ -28,7 +28,7 @@ class Binding(BaseModel):
 
     @property
     def numbers(self) -> list[int]:
-        """The clients that it plays where a data set is dealt; empty if none is said."""
+        """The clients that it plays where a data set is partitioned; empty if none is said."""
         if not self.clients:
             return []
         first, _, last = self.clients.partition("-")

@@ -9,12 +9,16 @@ from server_app.monitoring.status import Status
 from server_app.validation.gate import Gate
 
 
-def able(round: int, seats: Sequence[int], nodes: Nodes, gate: Gate, status: Status) -> list[int]:
-    """Seats whose nodes are not set aside in a round; all of them if there would be none."""
-    sitting = {seat: node for seat in seats if (node := nodes.at(seat)) is not None}
+def able(
+    round: int, client_ids: Sequence[int], nodes: Nodes, gate: Gate, status: Status
+) -> list[int]:
+    """Clients whose nodes are not set aside in a round; all of them if there would be none."""
+    there = {
+        client_id: node for client_id in client_ids if (node := nodes.at(client_id)) is not None
+    }
     aside = gate.set_aside(round)
-    left = [seat for seat, node in sitting.items() if node not in aside]
-    for node in (set(sitting.values()) & aside.keys()) if left else ():
+    left = [client_id for client_id, node in there.items() if node not in aside]
+    for node in (set(there.values()) & aside.keys()) if left else ():
         reason = f"set aside after several bad replies; asked again in round {aside[node]}"
         status.node(node, "rejected", reason=reason)
-    return left or list(sitting)
+    return left or list(there)

@@ -32,7 +32,7 @@ LONG = 0.5
 
 
 class Answer(NamedTuple):
-    """What came of asking one seat.
+    """What came of asking one client.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Answer(NamedTuple):
         seconds of its own clock, 0 where it has not looked in vain.
     """
 
-    seat: int
+    client_id: int
     node: int
     message_id: str
     reply: Message | Unreadable | None
@@ -110,8 +110,8 @@ class Exchange:
         """Flower's id of the run."""
         return self._grid.run.run_id
 
-    def free(self, seats: Sequence[int]) -> tuple[list[int], list[dict[str, str]]]:
-        """The seats that are not at work on an old message, and entries on those that are.
+    def free(self, client_ids: Sequence[int]) -> tuple[list[int], list[dict[str, str]]]:
+        """The clients that are not at work on an old message, and entries on those that are.
 
         Call it after a look at who is online.
         """
@@ -126,55 +126,59 @@ class Exchange:
                 if node in self._nodes.online:
                     self._status.node(node, "online", seen=True)
         free, entries = [], []
-        for seat in seats:
-            sitting = self._nodes.at(seat)
-            if sitting is not None and sitting in self._late:
-                reason = f"not asked: it is late with {self._late[sitting].what}"
-                entries.append({"node": str(sitting), "reason": reason})
+        for client_id in client_ids:
+            there = self._nodes.at(client_id)
+            if there is not None and there in self._late:
+                reason = f"not asked: it is late with {self._late[there].what}"
+                entries.append({"node": str(there), "reason": reason})
             else:
-                free.append(seat)
+                free.append(client_id)
         return free, entries
 
     def ask(
-        self, round: int, kind: str, seats: Sequence[int], letter: Callable[[int], Any]
+        self, round: int, kind: str, client_ids: Sequence[int], content: Callable[[int], Any]
     ) -> Iterator[Answer]:
-        """Send every seat its letter at once; then give the answers one by one, in this order.
+        """Send every client its content at once; then give the answers one by one, in this order.
 
         Parameters
         ----------
         kind: Flower's message type, such as ``train.augfl``.
-        letter: seat -> the contract to send; asked again if the letter must be sent again.
+        content: client -> the contract to send; asked again if the content must be sent again.
         """
         self.bytes_down = 0
         self._sent = {}
         self._told.clear()
-        self._post(round, kind, seats, letter)
+        self._post(round, kind, client_ids, content)
         deadline = time.monotonic() + self._rules.deadline
-        return self._answers(round, kind, seats, letter, deadline)
+        return self._answers(round, kind, client_ids, content, deadline)
 
     def _answers(
         self,
         round: int,
         kind: str,
-        seats: Sequence[int],
-        letter: Callable[[int], Any],
+        client_ids: Sequence[int],
+        content: Callable[[int], Any],
         deadline: float,
     ) -> Iterator[Answer]:
-        for seat in seats:
-            answer = self._answer(round, kind, seat, deadline)
-            if answer.reason and self._there_again(seat, answer.node, deadline):
-                self._post(round, kind, [seat], letter)
-                answer = self._answer(round, kind, seat, deadline)
+        for client_id in client_ids:
+            answer = self._answer(round, kind, client_id, deadline)
+            if answer.reason and self._there_again(client_id, answer.node, deadline):
+                self._post(round, kind, [client_id], content)
+                answer = self._answer(round, kind, client_id, deadline)
             yield answer
 
     def _post(
-        self, round: int, kind: str, seats: Sequence[int], letter: Callable[[int], Any]
+        self, round: int, kind: str, client_ids: Sequence[int], content: Callable[[int], Any]
     ) -> None:
-        for seat in seats:
-            self._sent.pop(seat, None)
+        for client_id in client_ids:
+            self._sent.pop(client_id, None)
         shared: dict[int, ArrayRecord] = {}
-        nodes = {seat: node for seat in seats if (node := self._nodes.at(seat)) is not None}
-        contents: list[RecordDict] = [pack(letter(seat), shared) for seat in nodes]
+        nodes = {
+            client_id: node
+            for client_id in client_ids
+            if (node := self._nodes.at(client_id)) is not None
+        }
+        contents: list[RecordDict] = [pack(content(client_id), shared) for client_id in nodes]
         # Longer than the deadline: a reply expires with its message, and replies wait their turn.
         limit = LATE_ROUNDS * self._rules.deadline
 
@@ -185,26 +189,30 @@ class Exchange:
             ]
 
         self.bytes_down += sum(map(size, contents))
-        for (seat, node), message_id in zip(nodes.items(), push(self._grid, write), strict=True):
+        for (client_id, node), message_id in zip(
+            nodes.items(), push(self._grid, write), strict=True
+        ):
             if message_id:
-                self._sent[seat] = _Sent(node, message_id, self._nodes.online[node])
+                self._sent[client_id] = _Sent(node, message_id, self._nodes.online[node])
                 self._status.node(node, "training")
 
-    def _answer(self, round: int, kind: str, seat: int, deadline: float) -> Answer:
-        sent = self._sent.get(seat)
+    def _answer(self, round: int, kind: str, client_id: int, deadline: float) -> Answer:
+        sent = self._sent.get(client_id)
         if sent is None:
-            return Answer(seat, self._nodes.last(seat), "", None, "it has gone")
+            return Answer(client_id, self._nodes.last(client_id), "", None, "it has gone")
 
         what = f"{kind.partition('.')[0]} of round {round}"
         watch = _Watch(lambda: self._hopeless(sent, what, deadline))
         reply = await_reply(self._grid, sent.message_id, deadline, watch)
         self._status.await_node(None)
         if sent.node not in self._nodes.enrolled:
-            reason = "another node has taken its seat"
-            return Answer(seat, sent.node, sent.message_id, None, reason)
+            reason = "another node has taken its place"
+            return Answer(client_id, sent.node, sent.message_id, None, reason)
         if isinstance(reply, Unreadable) or (reply is not None and not reply.has_error()):
             self._status.node(sent.node, "online", seen=True)
-            return Answer(seat, sent.node, sent.message_id, reply, "", watch.absent, time.time())
+            return Answer(
+                client_id, sent.node, sent.message_id, reply, "", watch.absent, time.time()
+            )
         if reply is not None or watch.found:
             forget(self._grid, sent.message_id)
             told = reply.error.reason if reply else watch.found
@@ -212,13 +220,13 @@ class Exchange:
             self._nodes.discover()
             if sent.node in self._nodes.online:
                 self._status.node(sent.node, "online", reason=reason, seen=True)
-            return Answer(seat, sent.node, sent.message_id, None, reason)
+            return Answer(client_id, sent.node, sent.message_id, None, reason)
         until = time.monotonic() + (LATE_ROUNDS - 1) * self._rules.deadline
         self._late[sent.node] = _Late(sent, until, what)
         begun = has_begun(self._grid, sent.message_id)
         reason = ("no whole" if begun else "no") + f" reply within {self._rules.deadline:g} s"
         self._status.node(sent.node, "late", reason=f"{what}: {reason}")
-        return Answer(seat, sent.node, sent.message_id, None, reason)
+        return Answer(client_id, sent.node, sent.message_id, None, reason)
 
     def _hopeless(self, sent: _Sent, what: str, deadline: float) -> str:
         """Why a reply will not come; empty where it may. Tells who is waited for."""
@@ -236,14 +244,14 @@ class Exchange:
             self._notice(f"{what}: {name} {doing}; the server waits at most {left:.0f} s more")
         return ""
 
-    def _there_again(self, seat: int, node: int, deadline: float) -> bool:
-        """Whether a seat that failed, but is not late, is taken again soon enough."""
+    def _there_again(self, client_id: int, node: int, deadline: float) -> bool:
+        """Whether a client that failed, but is not late, is taken again soon enough."""
         patience = self._rules.patience
         if not patience or node in self._late:
             return False
         end = min(deadline, time.monotonic() + patience)
         while True:
-            if self._nodes.at(seat) is not None:
+            if self._nodes.at(client_id) is not None:
                 return time.monotonic() < deadline
             if time.monotonic() > end:
                 return False

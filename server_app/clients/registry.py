@@ -42,7 +42,7 @@ class Plan:
     classes: class names in the order of the labels; empty if the server knows none.
     digest: of the partition; empty where devices bring their own images.
     sources: clients that train; in the partition they come first.
-    dealt: numbers of support, query and test images of each client of the partition.
+    partitioned: numbers of support, query and test images of each client of the partition.
     bindings: name of a device -> what the operator has said of it.
     """
 
@@ -52,17 +52,17 @@ class Plan:
     classes: tuple[str, ...]
     digest: str
     sources: int = 0
-    dealt: tuple[tuple[int, int, int], ...] = ()
+    partitioned: tuple[tuple[int, int, int], ...] = ()
     bindings: Mapping[str, Binding] = field(default_factory=dict)
 
 
 class Nodes:
     """The nodes of one run.
 
-    A node's *seat* is what the run knows it by: the first client that it plays, where a data set is
-    dealt, and Flower's node id, which its key decides, where devices bring their own images. A node
-    that comes back under another id thus takes its seat again, and a run's result does not depend
-    on Flower's random ids.
+    A client id is what the run knows a node by: the first client that it plays, where a data set is
+    partitioned, and Flower's node id, which its key decides, where devices bring their own images.
+    A node that comes back under another id thus takes its place again, and a run's result does not
+    depend on Flower's random ids.
 
     Attributes
     ----------
@@ -84,32 +84,32 @@ class Nodes:
         self._rejected: dict[int, dict[str, str]] = {}
         self.enrolled: dict[int, enrolment.Up] = {}
         self.online: dict[int, str] = {}
-        self._seats: dict[int, int] = {}  # of those online
+        self._client_ids: dict[int, int] = {}  # of those online
         self._players: dict[int, int] = {}  # client of the partition -> the node that came last
         self._owners = {n: name for name, bound in plan.bindings.items() for n in bound.numbers}
         self.names: dict[int, str] = {}
 
     @property
     def sources(self) -> list[int]:
-        """Seats that train and are online, in order."""
+        """Clients that train and are online, in order."""
         return self._with_role("source")
 
     @property
     def targets(self) -> list[int]:
-        """Seats that only adapt and are online, in order."""
+        """Clients that only adapt and are online, in order."""
         return self._with_role("target")
 
-    def seat(self, node: int) -> int:
-        """The seat of an enrolled node."""
+    def client_id(self, node: int) -> int:
+        """The client of an enrolled node."""
         return self.enrolled[node].clients[0] if self._plan.digest else node
 
-    def at(self, seat: int) -> int | None:
-        """The node in a seat; None if it was not online at the last look."""
-        return self._seats.get(seat)
+    def at(self, client_id: int) -> int | None:
+        """The node in a client; None if it was not online at the last look."""
+        return self._client_ids.get(client_id)
 
-    def last(self, seat: int) -> int:
-        """The node that was in a seat last, be it online or not."""
-        return self._players.get(seat, seat) if self._plan.digest else seat
+    def last(self, client_id: int) -> int:
+        """The node that was in a client last, be it online or not."""
+        return self._players.get(client_id, client_id) if self._plan.digest else client_id
 
     def vouched(self, node: int) -> bool:
         """Whether the operator has bounded the number of a node's own images."""
@@ -134,7 +134,7 @@ class Nodes:
         ------
         FleetError: they have not in time.
         """
-        for line in misfits(self._plan.bindings, self._plan.sources, len(self._plan.dealt)):
+        for line in misfits(self._plan.bindings, self._plan.sources, len(self._plan.partitioned)):
             self._notice(line)
         end, told = time.monotonic() + seconds, ""
         while True:
@@ -198,7 +198,9 @@ class Nodes:
             if problem:
                 self._refused[node] = time.monotonic()
                 self._notice(f"{self.name(node)} cannot take part: {problem}")
-        self._seats = {self.seat(node): node for node in self.enrolled.keys() & self.online.keys()}
+        self._client_ids = {
+            self.client_id(node): node for node in self.enrolled.keys() & self.online.keys()
+        }
 
     def rejected(self) -> list[dict[str, str]]:
         """Introductions rejected since the last call, for the record; of each node its last one."""
@@ -305,11 +307,11 @@ class Nodes:
         """Devices of the fleet that could take part, and were not heard of."""
         heard = (self.enrolled.keys() | self._refused.keys()) & self.online.keys()
         there = {self.names.get(node) for node in heard}
-        can = awaited(self._plan.bindings, self._plan.sources, len(self._plan.dealt))
+        can = awaited(self._plan.bindings, self._plan.sources, len(self._plan.partitioned))
         return [name for name in can if name not in there]
 
     def _with_role(self, role: str) -> list[int]:
-        return sorted(s for s, node in self._seats.items() if self.enrolled[node].role == role)
+        return sorted(s for s, node in self._client_ids.items() if self.enrolled[node].role == role)
 
 
 def _listed(names: list[str], most: int = 8) -> str:
@@ -334,7 +336,7 @@ def _check_possible(up: enrolment.Up, plan: Plan) -> None:
     if up.plan != plan.digest:
         raise Rejected("plan", "it deals the images otherwise: its data set or release differs")
     if plan.digest:
-        _check_dealt(up, plan)
+        _check_partitioned(up, plan)
         return
     if up.clients != [-1]:
         raise Rejected("clients", f"are {str(up.clients)[:80]}; its own images have no number")
@@ -343,9 +345,9 @@ def _check_possible(up: enrolment.Up, plan: Plan) -> None:
             raise Rejected(name, f"is {getattr(up, name)} images; 1 to {MOST_IMAGES} are possible")
 
 
-def _check_dealt(up: enrolment.Up, plan: Plan) -> None:
+def _check_partitioned(up: enrolment.Up, plan: Plan) -> None:
     """Refuse a node whose clients are not those of the partition."""
-    clients, total = up.clients, len(plan.dealt)
+    clients, total = up.clients, len(plan.partitioned)
     shown = str(clients)[:80]
     if not clients or len(set(clients)) != len(clients):
         raise Rejected("clients", f"are {shown}")
@@ -357,7 +359,9 @@ def _check_dealt(up: enrolment.Up, plan: Plan) -> None:
     role = "source" if first < plan.sources else "target"
     if up.role != role:
         raise Rejected("role", f"is {up.role}; client {first} is a {role}")
-    dealt = [sum(column) for column in zip(*(plan.dealt[n] for n in clients), strict=True)]
-    for name, images in zip(("support", "query", "test"), dealt, strict=True):
+    partitioned = [
+        sum(column) for column in zip(*(plan.partitioned[n] for n in clients), strict=True)
+    ]
+    for name, images in zip(("support", "query", "test"), partitioned, strict=True):
         if getattr(up, name) != images:
             raise Rejected(name, f"is {getattr(up, name)} images; dealt were {images}")

@@ -21,7 +21,7 @@ from server_app.monitoring.status import ENDS, Status
 Notice = Callable[[str], None]
 
 KIND = "callbacks"
-_HERE = "server_app.watch"
+_HERE = "server_app.monitoring"
 OWN = {
     point.name: point
     for point in (

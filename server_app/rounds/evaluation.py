@@ -41,14 +41,14 @@ def judge(
     """
     nodes.discover()
     who = settings.evaluation.who
-    kind, letter = _letter(method, settings, round)
-    seats = [
-        seat
+    kind, content = _request(method, settings, round)
+    client_ids = [
+        client_id
         for role, there in (("targets", nodes.targets), ("sources", nodes.sources))
-        for seat in there
+        for client_id in there
         if who in (role, "both")
     ]
-    free, missing = exchange.free(seats)
+    free, missing = exchange.free(client_ids)
     asked = able(round, free, nodes, gate, status)
     up_bytes, rejected = 0, []
     clients: dict[str, list[dict[str, Any]]] = {"target": [], "source": []}
@@ -58,7 +58,7 @@ def judge(
         up = read(evaluation.Up, check(answer.reply, sent).content)
         return entries(answer.node, up, nodes.enrolled[answer.node]), {}
 
-    for answer in exchange.ask(round, kind, asked, letter):
+    for answer in exchange.ask(round, kind, asked, content):
         if isinstance(answer.reply, Message):
             up_bytes += size(answer.reply.content)
         if answer.reply is None:
@@ -84,10 +84,10 @@ def judge(
     }
 
 
-def _letter(method: Method, settings: RunSettings, round: int) -> tuple[str, Callable[[int], Any]]:
-    """Type of the message, and what each seat is sent."""
+def _request(method: Method, settings: RunSettings, round: int) -> tuple[str, Callable[[int], Any]]:
+    """Type of the message, and what each client is sent."""
     if method.personal:
-        return f"evaluate.{settings.method}", lambda seat: method.broadcast(round, seat)
+        return f"evaluate.{settings.method}", lambda client_id: method.broadcast(round, client_id)
     rules = settings.evaluation
     assert method.model is not None
     down = evaluation.Down(method.model, method.buffers, rules.alpha, rules.steps, rules.statistics)
@@ -95,11 +95,11 @@ def _letter(method: Method, settings: RunSettings, round: int) -> tuple[str, Cal
 
 
 def entries(node: int, up: evaluation.Up, enrolled: enrolment.Up) -> list[dict[str, Any]]:
-    """One entry for each client that a node has judged the model for.
+    """One entry for each client that a node has evaluated the model for.
 
     Raises
     ------
-    Rejected: it is about other clients or images than those enrolled, or no judgement could be so.
+    Rejected: it is about other clients or images than those enrolled, or no evaluation could be so.
     """
     if up.clients != enrolled.clients:
         raise Rejected("clients", f"are {str(up.clients)[:80]}, enrolled {enrolled.clients}")

@@ -82,11 +82,11 @@ class Rounds:
     def run(self, start: int) -> None:
         """Wait for the fleet, then run rounds ``start`` to the last.
 
-        ``start`` = 0 judges the untrained model first.
+        ``start`` = 0 evaluates the untrained model first.
 
         Raises
         ------
-        RunError: there is no model that could be judged.
+        RunError: there is no model that could be evaluated.
         """
         if self._method.model is None and not self._method.personal:
             raise RunError(
@@ -185,14 +185,14 @@ class Rounds:
         self._diverged(round)
         if round == 0 or self._settings.evaluates(round):
             with watch.phase("evaluate"):
-                judged = judge(
+                evaluated = judge(
                     self._exchange, self._nodes, self._gate, self._settings, self._method, round,
                     self._status,
                 )  # fmt: skip
             for name in ("bytes_down", "bytes_up"):
-                line[name] += judged.pop(name)
-            line["rejected"] = line.get("rejected", []) + judged.pop("rejected")
-            line |= judged
+                line[name] += evaluated.pop(name)
+            line["rejected"] = line.get("rejected", []) + evaluated.pop("rejected")
+            line |= evaluated
         line["rejected"] = line.get("rejected", []) + self._nodes.rejected()
         self._close(round, line, watch)
 
@@ -265,11 +265,11 @@ def summary(round: int, rounds: int, line: dict[str, Any]) -> str:
     if line.get("train"):
         parts.append(f"loss {line['train']['loss']:.4f}")
     for name, title in (("evaluation", "targets"), ("evaluation_sources", "sources")):
-        if judged := line.get(name):
+        if evaluated := line.get(name):
             parts.append(
-                f"{title} {100 * judged['accuracy_before']:.1f} % before, "
-                f"{100 * judged['accuracy_after']:.1f} % after adaptation "
-                f"({100 * judged['over_clients']['accuracy_after']:.1f} % over clients)"
+                f"{title} {100 * evaluated['accuracy_before']:.1f} % before, "
+                f"{100 * evaluated['accuracy_after']:.1f} % after adaptation "
+                f"({100 * evaluated['over_clients']['accuracy_after']:.1f} % over clients)"
             )
     if line.get("rejected"):
         parts.append(f"{len(line['rejected'])} rejected")

@@ -47,8 +47,8 @@ class Training:
 
     Attributes
     ----------
-    enrolled: seat -> number of examples of each source, as it says.
-    vouched: seats of sources whose number of examples the operator has bounded.
+    enrolled: client -> number of examples of each source, as it says.
+    vouched: clients of sources whose number of examples the operator has bounded.
     safeguard: decides what becomes of a round, and knows the best model so far.
     """
 
@@ -76,11 +76,11 @@ class Training:
         self.safeguard = Safeguard(method, gate, settings.round.quorum, nodes.name, notice)
         self._absence = Absence()
 
-    def enrol(self, seat: int, examples: int, vouched: bool = False) -> None:
+    def enrol(self, client_id: int, examples: int, vouched: bool = False) -> None:
         """Note a source."""
-        self.enrolled[seat] = examples
+        self.enrolled[client_id] = examples
         if vouched:
-            self.vouched.add(seat)
+            self.vouched.add(client_id)
 
     def run(self, round: int, watch: Stopwatch) -> dict[str, Any]:
         """Train once; gives the round's line for the record.
@@ -101,7 +101,7 @@ class Training:
                 round,
                 self._kind,
                 asked,
-                lambda seat: self._method.broadcast(round, seat),
+                lambda client_id: self._method.broadcast(round, client_id),
             )
         self._replies = Replies(self._method)
         self._grown: list[dict[str, str]] = []
@@ -125,7 +125,7 @@ class Training:
                     for one in held:
                         if entry := self._absorb(round, one, begun, rejected):
                             clients.append(entry)
-                            replied.add(one.answer.seat)
+                            replied.add(one.answer.client_id)
                     held.clear()
         with watch.phase("update"):
             metrics, back = self.safeguard.close(round, len(asked), self._replies, self._grown)
@@ -167,23 +167,23 @@ class Training:
             )
 
     def _participants(self, round: int) -> tuple[list[int], list[int], list[dict[str, str]]]:
-        """The seats of this round, a share drawn anew each time; all that could be asked; and
+        """The clients of this round, a share drawn anew each time; all that could be asked; and
         entries on those that could not."""
         rules = self._settings.round
         end = time.monotonic() + rules.wait
         told = False
         while True:
             self._nodes.discover()
-            for seat in self._nodes.sources:
-                if seat not in self.enrolled:
-                    self._introduce(seat)
+            for client_id in self._nodes.sources:
+                if client_id not in self.enrolled:
+                    self._introduce(client_id)
             self._weigh()
             free, late = self._exchange.free(self._nodes.sources)
-            seats = able(round, free, self._nodes, self._gate, self._status)
-            if seats:
-                count = max(1, round_up(rules.fraction * len(seats)))
+            client_ids = able(round, free, self._nodes, self._gate, self._status)
+            if client_ids:
+                count = max(1, round_up(rules.fraction * len(client_ids)))
                 chosen = random.Random(seed_for(self._settings.seed, "sample", round))
-                return sorted(chosen.sample(seats, count)), seats, late
+                return sorted(chosen.sample(client_ids, count)), client_ids, late
             if time.monotonic() > end:
                 raise FleetError(
                     f"round {round}: no source node was there for {rules.wait:.0f} s; the last "
@@ -245,7 +245,7 @@ class Training:
         ------
         Rejected: something is wrong with it.
         """
-        method, client = self._method, answer.seat
+        method, client = self._method, answer.client_id
         assert method.up is not None
         expected = method.expects(client)
         asked = Asked(answer.node, answer.message_id, self._exchange.run_id, self._kind)
@@ -255,12 +255,12 @@ class Training:
         if up.examples > (most := self._counted[client]):
             up = replace(up, examples=most)
         offer = self._replies.offer(client, up)
-        return offer, offer.judged
+        return offer, offer.compared
 
     def state(self) -> State:
         """All that is needed to go on."""
         groups, notes = self.safeguard.state()
-        enrolled = {str(seat): examples for seat, examples in self.enrolled.items()}
+        enrolled = {str(client_id): examples for client_id, examples in self.enrolled.items()}
         notes |= {"enrolled": enrolled, "vouched": sorted(self.vouched)}
         return groups, notes | {"absence": self._absence.state()}
 
@@ -268,22 +268,22 @@ class Training:
         """Take up what ``state`` gave, before the method does."""
         self.safeguard.load_state(groups, notes)
         self._absence.load_state(notes["absence"])
-        for seat, examples in notes["enrolled"].items():
-            self.enrol(int(seat), examples, int(seat) in notes["vouched"])
+        for client_id, examples in notes["enrolled"].items():
+            self.enrol(int(client_id), examples, int(client_id) in notes["vouched"])
         self._weigh()
 
-    def _introduce(self, seat: int) -> None:
-        node = self._nodes.at(seat)
+    def _introduce(self, client_id: int) -> None:
+        node = self._nodes.at(client_id)
         assert node is not None
         told = self._nodes.enrolled[node]
-        self.enrol(seat, told.support + told.query, self._nodes.vouched(node))
+        self.enrol(client_id, told.support + told.query, self._nodes.vouched(node))
 
     def _weigh(self) -> None:
         """Tell the method what sources count for; one that comes may change it for others."""
         now = counted(self.enrolled, self._settings.data, self.vouched)
-        for seat, examples in now.items():
-            if self._counted.get(seat) != examples:
-                self._method.enrol(seat, Source(examples))
+        for client_id, examples in now.items():
+            if self._counted.get(client_id) != examples:
+                self._method.enrol(client_id, Source(examples))
         self._counted = now
 
 

@@ -4,7 +4,7 @@ Messages travel in parts, and a reply's head is visible before its parts have co
 fetches a reply in one call, which waits for the parts until the sender's push session ends, three
 minutes after its last one; the head is given out only once, so that a call that is cut short loses
 the reply. Here a call takes what has come, keeps it, and returns at once. It is meant only for a
-function that is, letter for letter, the one it was written for, which ``adaptable`` tells.
+function that is, content for content, the one it was written for, which ``adaptable`` tells.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """kill -9 of every process of a fleet in the middle of a run, one after the other.
 
-The seats of devices do not depend on Flower's random ids, so every run must end with the bytes that
-the same run in one process ends with. ``tests/test_crash.py`` kills at every boundary of a round.
+What a run knows devices by does not depend on Flower's random ids, so every run must end with the
+bytes that the same run in one process ends with. ``tests/test_crash.py`` kills at every boundary
+of a round.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def test_a_super_node_with_all_that_it_runs(fleet: Fleet, undisturbed: bytes):
 
     before = fleet.node_ids["node-2"]
     folder, _ = disturbed(fleet, "super-node", disturb)
-    assert fleet.node_ids["node-2"] != before, "it has another id and the same seat"
+    assert fleet.node_ids["node-2"] != before, "it has another id and the same place"
     assert model(folder) == undisturbed
 
 

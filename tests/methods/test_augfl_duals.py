@@ -34,7 +34,7 @@ def reply(server: Server, devices: list[QuadraticDevice], round: int, node: int 
 
 def offer(server: Server, client: int, up: Up) -> dict[str, float]:
     """Look at a reply, and no more."""
-    return Replies(server).offer(client, up).judged
+    return Replies(server).offer(client, up).compared
 
 
 def gradient_norm(server: Server, devices: list[QuadraticDevice]) -> float:

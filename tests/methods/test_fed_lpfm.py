@@ -191,7 +191,7 @@ def test_the_reply_says_why_it_learned_from_no_teacher():
     assert metrics["teachers"] == 2
     assert metrics["distillation_loss"] == pytest.approx(ups[0].distillation_loss)
     for up in ups:
-        assert Replies(start).offer(0, up).judged.keys() == {"change", "buffers"}
+        assert Replies(start).offer(0, up).compared.keys() == {"change", "buffers"}
     with pytest.raises(WireError, match="without: is 'no Teacher', must be one of"):
         pack(replace(ups[0], teachers=0, without="no Teacher"))
     for number, word in ((0, ""), (2, "no room")):
