@@ -65,7 +65,7 @@ class Ground:
 
     def state(self) -> tuple[dict[str, Tensors], dict[str, Any]]:
         """All that is needed to go on."""
-        kept = {"ground": self.model, "ground-buffers": self.buffers}
+        kept = {"best-model": self.model, "best-buffers": self.buffers}
         groups = {name: tensors for name, tensors in kept.items() if tensors is not None}
         best = self._best if math.isfinite(self._best) else None
         return groups, {
@@ -78,7 +78,7 @@ class Ground:
 
     def load_state(self, groups: Mapping[str, Tensors], notes: Mapping[str, Any]) -> None:
         """Take up what ``state`` gave."""
-        self.model, self.buffers = groups.get("ground"), groups.get("ground-buffers")
+        self.model, self.buffers = groups.get("best-model"), groups.get("best-buffers")
         self._best = math.inf if notes["best"] is None else notes["best"]
         self._first, self.round = notes["first"], notes["round"]
         self.there, self.vain = notes["there"], notes["vain"]

@@ -22,6 +22,7 @@ Checkpoint = tuple[int, dict[str, Tensors], dict[str, Any]]
 DAMAGED = ".damaged"
 """Ends the name of a checkpoint that was passed over."""
 
+_ARRAYS = "arrays-of-notes"  # no name of an attribute, as other groups have
 _NAME = re.compile(r"round-(\d{6})\.safetensors")
 
 
@@ -40,7 +41,7 @@ def save(
     token: of the run, and of no other.
     """
     plain, arrays = flatten({**notes, "token": token})
-    stored = {**groups, "notes": Tensors.pack(arrays)}
+    stored = {**groups, _ARRAYS: Tensors.pack(arrays)}
     write_atomic(folder / f"round-{round:06}.safetensors", dump(stored, plain), OWN)
     for old in _paths(folder)[:-keep] if keep else []:
         old.unlink()
@@ -87,7 +88,7 @@ def _read(path: Path) -> Checkpoint:
     assert match
     try:
         groups, plain = parse(path.read_bytes(), str(path))
-        notes = unflatten(plain, groups.pop("notes").unpack())
+        notes = unflatten(plain, groups.pop(_ARRAYS).unpack())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is not a whole checkpoint: {error!r}") from error
     if not notes.keys() >= {"line", "token"} or notes["line"].get("round") != int(match[1]):
