@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from common.errors import SettingsError
+from deploy.assignments import parse_assignments
 from deploy.doctor.examine import examine
 from deploy.doctor.finding import Finding, exit_code, to_json
 from deploy.doctor.patient import Device, Server, read_kit
@@ -29,6 +30,10 @@ def doctor(
     model: Annotated[
         str | None, typer.Option(help="Model of the run, or its number of parameters.")
     ] = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY=VALUE", help="A setting of the run to come."),
+    ] = None,
     insecure: Annotated[bool, typer.Option(help="Plaintext; for loopback only.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Findings as JSON.")] = False,
 ) -> None:
@@ -41,6 +46,7 @@ def doctor(
         "data": data,
         "teachers": teachers,
         "model": model,
+        "run": parse_assignments(run) if run else None,
         "insecure": insecure or None,
     }
     patient = _patient(kit, {name: value for name, value in given.items() if value is not None})
@@ -60,7 +66,7 @@ def _patient(kit: Path | None, given: dict[str, object]) -> Device | Server:
             raise SettingsError("give --kit with a kit's folder, or --server with host:port")
         return Device(**given)  # type: ignore[arg-type]
     patient = read_kit(kit)
-    known = {"state"} if isinstance(patient, Server) else given.keys()
+    known = {"state", "run"} if isinstance(patient, Server) else given.keys()
     if strange := sorted(given.keys() - known):
         raise SettingsError(f"--{strange[0].replace('_', '-')} does not go with the server's kit")
     return replace(patient, **given)  # type: ignore[arg-type]

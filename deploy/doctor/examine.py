@@ -8,6 +8,7 @@ from client_app.settings import read_node_config
 from common.errors import AugFlowerError, SettingsError
 from deploy.doctor import board, folders, resources, server, versions
 from deploy.doctor.address import check_reachable, split_address
+from deploy.doctor.clients import check_clients, check_fleet
 from deploy.doctor.encryption import check_ca, check_encryption
 from deploy.doctor.finding import Finding, error, ok, skipped
 from deploy.doctor.identity import check_identity, check_key
@@ -36,6 +37,7 @@ def examine_device(device: Device) -> Iterator[Finding]:
     yield from _guarded("disk", lambda: resources.check_disk(device.state, disk))
     yield from _guarded("state folder", lambda: folders.check_state_folder(device.state))
     yield from _guarded("node settings", lambda: _check_settings(device))
+    yield from _guarded("clients", lambda: check_clients(device.settings, device.run))
     if device.data is None:
         yield skipped("data folder", "the node has no images of its own")
     else:
@@ -62,6 +64,8 @@ def examine_server(patient: Server) -> Iterator[Finding]:
     )
     own = join_address("127.0.0.1", patient.fleet_port)
     yield from _connection(Device(server=own, ca=patient.kit / "ca.crt"))
+    nodes = patient.kit / "nodes.json"
+    yield from _guarded("clients", lambda: check_fleet(nodes, patient.run))
     yield from _guarded("nodes", lambda: server.check_registrations(patient.kit))
 
 

@@ -28,6 +28,7 @@ class Device:
     model: str = ""  # of the run: its name, or its number of parameters
     flower: str = FLOWER
     name: str = ""  # in the fleet's settings
+    run: dict[str, Any] = field(default_factory=dict)  # settings of a run, as far as they are said
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Server:
     control_port: int
     state: Path
     flower: str = FLOWER
+    run: dict[str, Any] = field(default_factory=dict)
 
 
 def read_kit(folder: Path) -> Device | Server:

@@ -155,10 +155,10 @@ def _align_if_reachable(folder: Path) -> None:
 
 
 def _show(result: Registration) -> None:
-    for name, number in result.registered.items():
-        console.print(f"{name}: registered as {number}", markup=False)
-    for name, number in result.unregistered:
-        console.print(f"{name}: {number} unregistered", markup=False)
+    for name in result.registered:
+        console.print(f"{name}: registered", markup=False)
+    for name, _ in result.unregistered:
+        console.print(f"{name}: unregistered", markup=False)
     for name in result.refused:
         console.print(
             f"{name}: its key was unregistered before and is never taken again; "
