@@ -42,6 +42,7 @@ def connected(
     FleetError: it cannot be used; the cause and its cure.
     """
     # Imported late: simulations do without what examines a connection.
+    from deploy.doctor.address import split_address
     from deploy.doctor.control import check_control
     from deploy.doctor.patient import Server, read_kit
     from deploy.provision.loopback import require_loopback
@@ -59,6 +60,7 @@ def connected(
             "give either --root-certificates FILE or --insecure, or --kit with the server's kit"
         )
     address = superlink or DEFAULT
+    split_address(address)
     if certificates is None:
         require_loopback(address.rpartition(":")[0])
     elif not certificates.is_file():

@@ -30,6 +30,10 @@ from types import FrameType
 
 from common.errors import AugFlowerError, FleetError, SettingsError
 from deploy.adaptation import adapt
+from deploy.diagnosis import SETTINGS, diagnose
+from deploy.doctor.address import split_address
+from deploy.doctor.finding import Finding
+from deploy.doctor.patient import Device
 from deploy.environment import flower_environment
 from deploy.provision.loopback import require_loopback
 from deploy.recovery import leave, recovery
@@ -46,6 +50,10 @@ _FIRST_REST, _LONGEST_REST = 1.0, 60.0
 """Seconds before a new SuperNode takes the place of one that ended, doubled each time."""
 _LASTING = 600.0
 """Seconds after which a SuperNode's end is taken for a new fault, not for the last one again."""
+_ENDURED = frozenset({"server", SETTINGS})
+"""What may be well later: a server may start after its devices, and an app has its own settings."""
+_TAKEN = 10.0
+"""Seconds for which a port may still be another's."""
 _log = logging.getLogger("augflower.node")
 
 
@@ -79,6 +87,7 @@ class NodeOptions:
     quick: bool = True
 
     def __post_init__(self) -> None:
+        split_address(self.superlink)
         if self.insecure == (self.root_certificates is not None):
             raise SettingsError("give either --root-certificates FILE or --insecure")
         if self.insecure and self.key is not None:
@@ -90,26 +99,49 @@ class NodeOptions:
                 raise SettingsError(f"{name}: there is no file {path}")
 
 
+def _findings(options: NodeOptions, *, known: bool) -> list[Finding]:
+    device = Device(
+        server=options.superlink,
+        ca=options.root_certificates,
+        key=options.key,
+        insecure=options.insecure,
+    )
+    return diagnose(device, options.node_config, known=known)
+
+
+def _said(finding: Finding) -> str:
+    return f"{finding.check}: {finding.cause}; {finding.cure}"
+
+
 def run_node(options: NodeOptions) -> None:
     """Be a device until stopped by a signal.
 
     Raises
     ------
-    FleetError: the SuperNode ended, or a library cannot be kept warm.
+    FleetError: the device cannot reach its server or take part, the SuperNode ended, or a library
+        cannot be kept warm.
     """
     if options.insecure:
         _log.warning(require_loopback(options.superlink.rpartition(":")[0]))
     # Before anything imports flwr or torch, which read it once.
     os.environ.update(flower_environment(options.home, options.threads))
     signal.signal(signal.SIGTERM, _leave)
+    if options.port:
+        _require_free(options.port)
     device = _Device(options)
     preload(_FLOWER)
+    for finding in _findings(options, known=False):
+        if finding.check not in _ENDURED:
+            raise FleetError(_said(finding))
+        _log.warning(_said(finding))
     rest = _FIRST_REST
     while True:
         began = time.monotonic()
         ended = device.run()
         if not device.was_online:
-            raise FleetError(f"the SuperNode ended with {ended}; the reason is in its log above")
+            found = [f for f in _findings(options, known=True) if f.check != SETTINGS]
+            reason = _said(found[0]) if found else "the reason is in its log above"
+            raise FleetError(f"the SuperNode ended with {ended}; {reason}")
         lasted = time.monotonic() - began
         rest = _FIRST_REST if lasted > _LASTING else rest
         _log.error("the SuperNode ended with %s after %.0f s; a new one follows", ended, lasted)
@@ -190,6 +222,28 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _require_free(port: int) -> None:
+    """Wait for a port that an earlier process of this device may still have.
+
+    Raises
+    ------
+    FleetError: another process keeps it.
+    """
+    end = time.monotonic() + _TAKEN
+    while True:
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError as error:
+            if time.monotonic() > end:
+                raise FleetError(
+                    f"port {port} cannot be used ({error.strerror}): end what has it (ss -ltnp "
+                    "shows it), or give another --port (port in fleet.yaml)"
+                ) from None
+            time.sleep(0.5)
+        else:
+            return
 
 
 @contextlib.contextmanager

@@ -55,7 +55,7 @@ def check_fleet(nodes: Path, run: Mapping[str, Any]) -> list[Finding]:
     SettingsError: the list, or a setting of the run's data, is none.
     """
     # Imported late: devices have no server's half.
-    from server_app.bindings import misfits, read_bindings
+    from server_app.clients.bindings import misfits, read_bindings
 
     if not run:
         return [skipped(CHECK, "the run is not known here; -s data.sources=N says what it has")]

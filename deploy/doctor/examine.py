@@ -46,7 +46,7 @@ def examine_device(device: Device) -> Iterator[Finding]:
     yield from _guarded("teacher", lambda: check_teachers(device.teachers))
     yield from _guarded("throttling", board.check_throttling)
     yield from _guarded("temperature", board.check_temperature)
-    yield from _connection(device)
+    yield from examine_connection(device)
 
 
 def examine_server(patient: Server) -> Iterator[Finding]:
@@ -63,7 +63,7 @@ def examine_server(patient: Server) -> Iterator[Finding]:
         "control port", lambda: server.check_control_port(patient.names, patient.control_port)
     )
     own = join_address("127.0.0.1", patient.fleet_port)
-    yield from _connection(Device(server=own, ca=patient.kit / "ca.crt"))
+    yield from examine_connection(Device(server=own, ca=patient.kit / "ca.crt"))
     nodes = patient.kit / "nodes.json"
     yield from _guarded("clients", lambda: check_fleet(nodes, patient.run))
     yield from _guarded("nodes", lambda: server.check_registrations(patient.kit))
@@ -77,8 +77,13 @@ def _machine(flower: str, memory: int) -> Iterator[Finding]:
     yield from _guarded("memory", lambda: resources.check_memory(memory))
 
 
-def _connection(device: Device) -> Iterator[Finding]:
-    """From the name to the key: each step only when the one before it succeeded."""
+def examine_connection(device: Device, *, known: bool = True) -> Iterator[Finding]:
+    """From the name to the key: each step only when the one before it succeeded.
+
+    Parameters
+    ----------
+    known: whether to ask the server if it knows the key, and for its time.
+    """
     trusted = True
     if device.ca is not None and not device.insecure:
         ca = device.ca
@@ -96,11 +101,9 @@ def _connection(device: Device) -> Iterator[Finding]:
     steps: list[tuple[str, Check]] = [
         ("server", lambda: check_reachable(host, port)),
         ("TLS", lambda: check_encryption(host, port, device.ca, insecure=device.insecure)),
-        (
-            "registration",
-            lambda: check_identity(device.server, device.key, device.ca, insecure=device.insecure),
-        ),
     ]
+    if known:
+        steps.append(("registration", lambda: _identity(device)))
     healthy = True
     for name, step in steps:
         if not healthy:
@@ -110,6 +113,10 @@ def _connection(device: Device) -> Iterator[Finding]:
             healthy = healthy and finding.status != "error"
             yield finding
         healthy = healthy and trusted  # whether the server answers is known without trust
+
+
+def _identity(device: Device) -> list[Finding]:
+    return check_identity(device.server, device.key, device.ca, insecure=device.insecure)
 
 
 def _check_settings(device: Device) -> Finding:

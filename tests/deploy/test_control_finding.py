@@ -113,7 +113,7 @@ def test_a_kit_says_how_to_reach_its_superlink(tmp_path: Path):
         ((kit.parent / "nodes" / "pi-1", None, None, False), "the kit of a node"),
         ((None, None, None, False), "give either --root-certificates"),
         ((None, "example.org:8000", None, True), "loopback only"),
-        ((None, "here", None, True), "loopback only"),
+        ((None, "here", None, True), "write host:port"),
         ((None, "localhost", kit / "ca.crt", False), "write host:port"),
     ):
         with pytest.raises(SettingsError, match=said), connected(*given):

@@ -8,7 +8,9 @@ import typer
 from typer.testing import CliRunner
 
 from common.errors import FleetError, SettingsError
+from deploy.assignments import parse_assignments
 from deploy.doctor import examine
+from deploy.doctor.clients import check_clients, check_fleet
 from deploy.doctor.commands import doctor
 from deploy.doctor.finding import ok
 from deploy.doctor.patient import Device, Server, read_kit
@@ -205,3 +207,45 @@ def test_a_bad_ca_is_said_once(kits: Path, content: bytes | None):
     assert found["server"]["status"] == "ok"
     assert found["TLS"]["status"] == found["registration"]["status"] == "skipped"
     assert "the check itself failed" not in output
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "said"),
+    [
+        ([], "skipped", "the run is not known here"),
+        (["-s", "data.sources=4"], "ok", "3 of the run's 0 to 21: it trains"),
+        (
+            ["-s", "data.sources=2", "-s", "data.targets=2"],
+            "ok",
+            "3 of the run's 0 to 3: it only",
+        ),
+        (["-s", "data.sources=2", "-s", "data.targets=1"], "error", "the run has clients 0 to 2"),
+        (["-s", "data.name=folder"], "error", "this one has none"),
+    ],
+)
+def test_the_clients_of_a_device_are_compared_with_those_of_a_run(
+    given: list[str], status: str, said: str
+):
+    found = check_clients({"clients": "3"}, parse_assignments(given[1::2]))
+    assert (found.check, found.status) == ("clients", status)
+    assert said in found.cause
+
+
+def test_the_clients_of_a_fleet_are_compared_with_those_of_a_run(tmp_path: Path):
+    bound = {"clients": "3", "role": "source", "most_images": 0}
+    nodes = tmp_path / "nodes.json"
+    nodes.write_text(json.dumps({"bound": {"pi": bound}}))
+    (found,) = check_fleet(nodes, {})
+    assert found.status == "skipped"
+    first, second = check_fleet(nodes, {"data.sources": 2, "data.targets": 1})
+    assert first.cause.startswith("pi cannot take part: it plays clients 3")
+    assert second.cause.startswith("no device of the fleet plays 0, 1, 2")
+    assert check_fleet(nodes, {"data.name": "folder"})[0].status == "ok"
+
+
+def test_settings_of_a_run_reach_the_doctor(tmp_path: Path):
+    given = ["--server", "127.0.0.1:1", "--insecure", "--state", str(tmp_path), "--json"]
+    out = CliRunner().invoke(app, [*given, "-s", "data.sources=2"]).output
+    (clients,) = [f for f in json.loads(out)["findings"] if f["check"] == "clients"]
+    assert clients["status"] == "error"
+    assert "names no client" in clients["cause"]

@@ -18,7 +18,7 @@ import pytest
 from common.config import DataSettings
 from deploy.node import free_port
 from deploy.provision.settings import read_fleet
-from server_app.bindings import Binding, misfits
+from server_app.clients.bindings import Binding, misfits
 from tests.conftest import ROOT
 
 SOURCES = ["-s", "data.sources=2", "-s", "data.targets=4"]

@@ -17,7 +17,7 @@ from flwr.supercore.retry import make_simple_grpc_retry_invoker
 from flwr.supercore.run import RunNotRunningException
 
 from deploy.environment import flower_environment
-from deploy.fleet import _importable
+from deploy.fleet import importable
 from deploy.node import free_port
 from deploy.processes import Process, stop_all
 from deploy.recovery import RETRIED, TOO_OLD, Pulse, _try_again, recovery
@@ -130,7 +130,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         port = free_port()
         command = [sys.executable, "-m", "deploy.node", "--insecure", "--preload", "json"]
         command += ["--superlink", f"127.0.0.1:{superlink}", "--port", str(port)]
-        environment = _importable(flower_environment(tmp_path / "flower"))
+        environment = importable(flower_environment(tmp_path / "flower"))
         process = Process("node", command, environment, tmp_path / "node.log")
         process.start()
         started.append(process)
