@@ -25,7 +25,7 @@ from common.files import read_json, write_atomic, write_json
 from common.tensors import Tensors
 from server_app.runs import checkpoints
 from server_app.runs.checkpoints import Checkpoint
-from server_app.runs.record import rounds_named
+from server_app.runs.record import SCHEMA, rounds_named
 from server_app.runs.secret import new_secret, write_secret
 
 META = "run.json"
@@ -82,7 +82,7 @@ class RunFolder:
                 )
             run = cls(path, {"run": path.name, "status": "running", "started": _now(), **meta})
             run.meta |= {"ended": None, "versions": _versions(), "machine": _machine()}
-            run.meta |= {"token": secrets.token_hex(8)}
+            run.meta |= {"token": secrets.token_hex(8), "schema_version": SCHEMA}
             run.meta.setdefault("resumed_from", None)
             _remove_torn(path)
             write_secret(path, secret or new_secret())

@@ -3,7 +3,8 @@
 The round loop appends one line a round and may be cut off in the middle of the last one, so that
 line may be torn; any other damage is an error. Values that were not finite are recorded as null
 and read back as NaN, and so is what can be no figure; a count that can be none is read as 0.
-Unknown keys are left aside, so that older reports read newer records.
+Unknown keys are left aside, so that older reports read newer records. docs/record.md says what
+each key is.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from common.errors import RunError
 
 META = "run.json"
 METRICS = "metrics.jsonl"
+SCHEMA = 1
+"""Version of the record; it rises when a key goes or means something else."""
+
 MOST_DRAWN = 600  # rounds that a chart draws; of longer runs every k-th
 
 LARGEST = 1e40
@@ -62,6 +66,7 @@ class _Record(BaseModel):
 class Meta(_Record):
     """What was run, with what, where; the content of ``run.json``."""
 
+    schema_version: Count = 0  # before it was numbered
     run: str
     method: str
     status: Status
@@ -244,17 +249,23 @@ def read_meta(folder: Path) -> Meta:
 
     Raises
     ------
-    RunError: there is none, or it is damaged.
+    RunError: there is none, it is damaged, or it is of a newer version.
     """
     path = folder / META
     try:
-        return Meta.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        meta = Meta.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise RunError(
             f"{folder} holds no run: it has no {META}; give the folder that a run has written"
         ) from None
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read as a run: {_first(error)}") from None
+    if meta.schema_version > SCHEMA:
+        raise RunError(
+            f"{path} is a record of version {meta.schema_version}, and this release of AugFlower "
+            f"reads up to {SCHEMA}: update it"
+        )
+    return meta
 
 
 def readable(line: Mapping[str, Any]) -> dict[str, Any]:
