@@ -50,10 +50,11 @@ def simulate(
     method: one of ``augflower list methods``.
     model: a name, or a module that maps (n, c, size, size) to logits (n, classes); the run starts
         from its weights, and it stays as it is.
-    clients: the name of a data set; a data set, to be dealt out as ``settings`` say; or a list
-        with the images of each client (``augflower.clients.partitions`` says in which forms). An
-        image that is the only one of its class at a client is left out: it cannot be both
-        adapted on and asked.
+    clients: the name of a data set; a data set, to be dealt out as ``settings`` say; the path of a
+        folder with one subfolder a client, and in it one a class; or a list with the images of
+        each client (``augflower.clients.partitions`` says in which forms). An image that is the
+        only one of its class at a client of a list is left out: it cannot be both adapted on and
+        asked.
     targets: how many clients, the last ones, never train but are what the model is judged on. Of
         a list every fourth by default, at least one; else the setting ``data.targets``.
     server: images of the server's own, D_s, beside a list of clients; in the same forms.
@@ -87,13 +88,18 @@ def simulate(
     memory = place.runs / config["run-name"] / DEVICES
     say = show or (lambda _: None)
     with Watch(place, say, callbacks) as watch:
-        return Run(run_simulation(config, place, say, memory=memory, status=watch.status))
+        folder = clients if isinstance(clients, Path) else None
+        return Run(
+            run_simulation(config, place, say, clients=folder, memory=memory, status=watch.status)
+        )
 
 
 def _data(
     clients: Any, targets: int | None, server: Any, classes: Sequence[str] | None
 ) -> dict[str, Any]:
     chosen: dict[str, Any] = {} if targets is None else {"data.targets": targets}
+    if isinstance(clients, Path):
+        return chosen | ({"data.class-names": ",".join(classes)} if classes else {})
     if isinstance(clients, str):
         return chosen | _shape(clients)
     if isinstance(clients, list):

@@ -52,6 +52,12 @@ Settings = Annotated[
 ]  # fmt: skip
 
 
+Clients = Annotated[
+    Path | None,
+    typer.Option(help="Images of your own: a subfolder a client, and in it one a class."),
+]
+
+
 def _version(asked: bool) -> None:
     if asked:
         print(f"augflower {metadata.version('augflower')}")
@@ -126,6 +132,7 @@ def pretrain(
 @app.command()
 def simulate(
     settings: Settings = None,
+    clients: Clients = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Serve a live page, also after the run's end.")
     ] = False,
@@ -145,7 +152,9 @@ def simulate(
     if watch and server.watch is None:
         server = replace(server, watch=Place("127.0.0.1", 8080))
     with RunProgress(console) as show, Watch(server, show) as watching:
-        folder = run_simulation(overrides, server, show, memory=memory, status=watching.status)
+        folder = run_simulation(
+            overrides, server, show, clients=clients, memory=memory, status=watching.status
+        )
         show(f"report: {folder / 'report.html'}")
         if watch and watching.url:
             with contextlib.suppress(KeyboardInterrupt):
@@ -209,6 +218,7 @@ def resume(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     rounds: Annotated[int | None, typer.Option(min=1, help="A new last round.")] = None,
     settings: Settings = None,
+    clients: Clients = None,
     kit: Kit = None,
     superlink: SuperLink = None,
     root_certificates: Certificates = None,
@@ -233,7 +243,7 @@ def resume(
     server = replace(read_server_settings(), runs=run.absolute().parent)
     with RunProgress(console) as show, Watch(server, show) as watching:
         memory = run.absolute() / DEVICES
-        run_simulation(config, server, show, memory=memory, status=watching.status)
+        run_simulation(config, server, show, clients=clients, memory=memory, status=watching.status)
 
 
 def _run_on_fleet(

@@ -9,6 +9,7 @@ from typing import Any
 from client_app.app import app as client_app
 from common.config import DataSettings
 from common.errors import SettingsError
+from deploy.client_folders import folder_nodes, folder_settings
 from deploy.research.effect import without_effect
 from deploy.run_config import default_config
 from deploy.signals import terminable
@@ -26,6 +27,7 @@ def simulate(
     server: ServerSettings,
     notice: Callable[[str], None],
     *,
+    clients: Path | None = None,
     grid: InProcessGrid | None = None,
     memory: Path | None = None,
     interfere: Interference | None = None,
@@ -36,6 +38,8 @@ def simulate(
     Parameters
     ----------
     overrides: public settings by dotted name.
+    clients: folder with the images of each client (``deploy.client_folders``); without it, clients
+        are dealt a data set by name.
     grid: nodes of an earlier run, which keep their memory; new ones are made without it.
     memory: folder where new nodes keep theirs, so that another process can go on with the run;
         without it, their memory ends with this process.
@@ -46,25 +50,39 @@ def simulate(
 
     Raises
     ------
-    SettingsError: a setting is wrong, or asks for devices' own images, which only a fleet has.
+    SettingsError: a setting is wrong, or asks for clients' own images without a folder of them.
+    DataError: the folder's images cannot be used.
     """
-    config = default_config() | dict(overrides)
+    chosen = dict(overrides) if clients is None else folder_settings(clients, overrides)
+    config = default_config() | chosen
     settings = read_settings(config)[0]
-    for line in without_effect(overrides):
+    for line in without_effect(chosen):
         notice(line)
     nodes = node_configs(settings.data)
+    if clients is not None:
+        nodes = folder_nodes(clients, settings.data.targets, memory)
+        notice(_of_folder(clients, settings.data))
+    elif memory is not None:
+        nodes = [node | {"state-folder": str(memory)} for node in nodes]
     config["round.nodes"] = len(nodes)
     if grid is None:
-        if settings.data.name == "folder":
+        if settings.data.name == "folder" and clients is None:
             raise SettingsError(
-                "data.name=folder: each device brings its own images, so this needs a fleet "
-                "(augflower provision, node, run); a simulation deals out a data set by name"
+                "data.name=folder: each client brings its own images; give --clients FOLDER, with "
+                "one subfolder a client, or run it on a fleet (augflower provision, node, run)"
             )
-        if memory is not None:
-            nodes = [node | {"state-folder": str(memory)} for node in nodes]
         grid = InProcessGrid(client_app, nodes, config, interfere=interfere)
     with terminable():
         return run(grid, config, server, notice, status)
+
+
+def _of_folder(clients: Path, data: DataSettings) -> str:
+    colour = "grey" if data.channels == 1 else "colour"
+    return (
+        f"{clients}: {data.sources} clients train, {data.targets} evaluate; "
+        f"{len(data.classes)} classes; images are brought to {data.image_size} x "
+        f"{data.image_size} pixels, {colour}"
+    )
 
 
 def node_configs(data: DataSettings, target_nodes: int = 1) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 def test_devices_own_images_need_devices(tmp_path: Path):
     server = ServerSettings(runs=tmp_path / "runs", cache=tmp_path / "cache")
     own = {"data.name": "folder", "data.class-names": "cat,dog", "augfl.lambda": 0.0}
-    with pytest.raises(SettingsError, match=r"data\.name=folder: .* needs a fleet"):
+    with pytest.raises(SettingsError, match=r"data\.name=folder: .* give --clients FOLDER"):
         simulate(own, server, lambda text: None)
     assert not (tmp_path / "runs").exists()
 
