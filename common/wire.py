@@ -239,7 +239,8 @@ def _check(value: Any, hint: Any, where: _Place) -> None:
 
 def _problem(value: Any, hint: Any) -> str:
     if get_origin(hint) is Annotated:
-        return _problem(value, get_args(hint)[0])
+        hint = get_args(hint)[0]  # ``_check_bounds`` finds what is not finite
+        return "" if type(value) is hint else _problem(value, hint)
     if get_origin(hint) is Literal:
         options = get_args(hint)
         fits = any(type(value) is type(option) and value == option for option in options)

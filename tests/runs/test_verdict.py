@@ -143,8 +143,8 @@ PLAIN = {"knowledge.kl": 0.0, "knowledge.crd": 0.0, "knowledge.cross-entropy": 1
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
-        ("transfer", {"transfer.rate": 10.0, "transfer.steps": 50}),
-        ("transfer", {"transfer.rate": 10.0}),
+        ("transfer", {"transfer.rate": 1.0, "transfer.steps": 50, "rounds": 8}),
+        ("transfer", {"transfer.rate": 0.9, "transfer.steps": 200, "rounds": 8}),
         ("fedavg", {"fedavg.sgd.lr": 10.0, "rounds": 12, "round.quorum": 0.1}),
     ],
 )
