@@ -17,6 +17,7 @@ from server_app.monitoring.place import Place
 from server_app.monitoring.server import LivePage
 from server_app.monitoring.status import Status
 from server_app.monitoring.watch import Watch
+from server_app.runs.folder import RunFolder
 from server_app.settings import ServerSettings
 from tests.monitoring.made import begun, close
 
@@ -130,16 +131,18 @@ def test_a_run_is_seen_from_its_beginning_to_its_end(tmp_path: Path, small_run: 
     assert 'augflower_nodes{state="online"} 4.0' in metrics
 
 
-def test_a_run_that_fails_leaves_its_reason_on_the_page(tmp_path: Path, small_run: Any) -> None:
+def test_a_run_that_fails_leaves_its_reason_on_the_page(
+    tmp_path: Path, small_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = ServerSettings(runs=tmp_path, watch=HERE)
 
-    def fail(text: str) -> None:
-        if text.startswith("round"):
-            raise RuntimeError("the disk is on fire")
+    def fail(self: RunFolder, line: Any) -> None:
+        raise RuntimeError("the disk is on fire")
 
+    monkeypatch.setattr(RunFolder, "append", fail)
     with Watch(server, lambda text: None) as watch:
         with pytest.raises(RuntimeError):
-            small_run("fedavg", server=server, status=watch.status, notice=fail)
+            small_run("fedavg", server=server, status=watch.status)
         page = read(watch.url)
     assert "The run failed" in page.partition("<h1>")[2][:400]
     assert "the disk is on fire" in page
