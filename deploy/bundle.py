@@ -1,7 +1,8 @@
 """The folder that ``flwr run`` packs and sends to every device.
 
 A checkout is such a folder. An installed AugFlower has no ``pyproject.toml`` beside its packages,
-so one is written, with the public settings as they are in the code.
+and that of a checkout lacks the settings of methods that other packages bring; one is written then,
+with the public settings as they are in the code.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+from common import extensions
 from deploy.run_config import default_config, to_toml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +39,7 @@ def app_folder(scratch: Path) -> Path:
     ----------
     scratch: where one is made if it must be.
     """
-    if (ROOT / "pyproject.toml").is_file():
+    if (ROOT / "pyproject.toml").is_file() and not extensions.added("methods"):
         return ROOT
     # Flower looks for the server's half before it packs, and by the list above packs none of it.
     for package in ("client_app", "common", "server_app"):
