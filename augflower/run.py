@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +11,12 @@ from torch import nn
 from common.modelfile import Card, load_model
 from common.models import register
 from deploy.research.runs import table
+from server_app.report.tables import clients_of, rounds_of
 from server_app.report.write import write_report
-from server_app.runs.record import Meta, Round, read_meta, read_run
+from server_app.runs.record import Meta, read_meta, read_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_EVALUATIONS = (("evaluation", ""), ("evaluation_sources", "sources_"))
-_FIGURES = (
-    "accuracy_before", "accuracy_after", "loss_before", "loss_after", "std_after", "examples"
-)  # fmt: skip
 
 
 class Run:
@@ -63,8 +57,7 @@ class Run:
         ``missing``, ``rejected``; ``seconds``, ``bytes_down``, ``bytes_up``; and what the method
         records, as ``method_NAME``. What was not measured in a round is NaN.
         """
-        rows = [_row(line) for line in read_run(self.folder).rounds]
-        return pd.DataFrame(rows).set_index("round") if rows else pd.DataFrame()
+        return rounds_of(read_run(self.folder))
 
     @property
     def clients(self) -> pd.DataFrame:
@@ -74,13 +67,7 @@ class Run:
         ("training" or "evaluation"), ``examples``, ``seconds``, ``loss``, ``accuracy_before``,
         ``accuracy_after``.
         """
-        return pd.DataFrame(
-            [row for line in read_run(self.folder).rounds for row in _parts(line)],
-            columns=[
-                "round", "client", "node", "role", "part", "examples", "seconds", "loss",
-                "accuracy_before", "accuracy_after",
-            ],
-        )  # fmt: skip
+        return clients_of(read_run(self.folder))
 
     def model(self, which: str = "last", like: nn.Module | None = None) -> nn.Module:
         """The trained model, in evaluation mode; takes normalised images, see ``card``.
@@ -149,31 +136,3 @@ def runs(folder: Path | str = "runs") -> pd.DataFrame:
     """
     rows = table(Path(folder))
     return pd.DataFrame(rows).set_index("run") if rows else pd.DataFrame()
-
-
-def _row(line: Round) -> dict[str, Any]:
-    row: dict[str, Any] = {"round": line.round, "loss": line.train.get("loss", math.nan)}
-    for name, prefix in _EVALUATIONS:
-        judged = getattr(line, name)
-        if judged is not None:
-            row |= {f"{prefix}{figure}": getattr(judged, figure) for figure in _FIGURES}
-    row |= {"asked": line.asked, "replies": line.replies}
-    row |= {"missing": len(line.missing), "rejected": len(line.rejected)}
-    row |= {"seconds": sum(line.seconds.values())}
-    row |= {"bytes_down": line.bytes_down, "bytes_up": line.bytes_up}
-    return row | {f"method_{name}": value for name, value in line.method.items()}
-
-
-def _parts(line: Round) -> Iterator[Sequence[Any]]:
-    for part in line.clients:
-        yield (
-            line.round, part.client, part.node, "source", "training",
-            part.examples, part.seconds, part.loss, math.nan, math.nan,
-        )  # fmt: skip
-    for name, role in (("evaluation", "target"), ("evaluation_sources", "source")):
-        judged = getattr(line, name)
-        for one in judged.clients if judged else ():
-            yield (
-                line.round, one.client, one.node, role, "evaluation", one.examples,
-                math.nan, math.nan, one.accuracy_before, one.accuracy_after,
-            )  # fmt: skip

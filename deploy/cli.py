@@ -166,12 +166,21 @@ def simulate(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
     out: Annotated[Path | None, typer.Option(help="The page; by default beside the run.")] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Also rounds and clients as CSV.")] = False,
+    svg: Annotated[bool, typer.Option("--svg", help="Also the line charts as SVG.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Also the results as LaTeX.")] = False,
 ) -> None:
-    """Write a page about a run, or compare several."""
+    """Write a page about a run, or compare several; beside it what a paper needs."""
+    from server_app.report import paper
     from server_app.report.write import write_report
 
     target = out or (runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html"))
-    say(f"wrote {write_report(runs, target)}")
+    written = [write_report(runs, target)]
+    written += paper.write_csv(runs, target) if csv else []
+    written += paper.write_figures(runs, target) if svg else []
+    written += paper.write_latex(runs, target) if latex else []
+    for path in written:
+        say(f"wrote {path}")
 
 
 @app.command()

@@ -126,7 +126,8 @@ class Board:
             self._charts, self._rounds = {}, []
         for line in self._reader.lines[len(self._rounds) :]:
             # Counts stand there instead of lists; the page lists incidents by itself.
-            self._rounds.append(Round.model_validate(line | {"missing": [], "rejected": []}))
+            counted = {"missing": [], "rejected": [], "refusals": line["rejected"]}
+            self._rounds.append(Round.model_validate(line | counted))
         meta = Meta.model_validate(seen["meta"])
         self.folder = self._runs / meta.run
         if seen["phase"] in ENDS:

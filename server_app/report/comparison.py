@@ -9,6 +9,7 @@ from server_app.report.charts import REST, Band, Chart, Series, Strip, strip_cha
 from server_app.report.costs import phase_totals, traffic
 from server_app.report.scales import PERCENT, POINTS, byte_unit, fixed
 from server_app.report.sections import (
+    BAND,
     Column,
     Line,
     Section,
@@ -18,6 +19,7 @@ from server_app.report.sections import (
     judged,
     losses,
     other_metrics,
+    over_seeds,
 )
 from server_app.runs.record import Run
 
@@ -89,23 +91,21 @@ def settings_table(runs: Sequence[Run], names: Sequence[str], *, only_differing:
 
 
 def _accuracy(lines: Sequence[Line]) -> Section | None:
-    series = [evaluation_series(line, lambda e: e.accuracy_after) for line in lines]
-    series = [s for s in series if any(map(math.isfinite, s.y))]
+    pairs = [(line, evaluation_series(line, lambda e: e.accuracy_after)) for line in lines]
+    series = [s for _, s in pairs if any(map(math.isfinite, s.y))]
     if not series:
         return None
-    text: list[str] = []
-    bands = [band for line in lines if (band := _band(line)) is not None]
-    if bands:
-        text.append("A band is one standard deviation over seeds to either side of their mean.")
+    bands = [band for line, s in pairs for band in over_seeds(line, s, _accuracies, _SHARES)]
+    text = [BAND] if bands else []
     if grey := sum(line.style == REST for line in lines):
         text.append(f"{words.count(grey, 'run')} that ended lower are grey; the table has all.")
     if len(lines) == 2 and not bands:
         for line in lines:
-            pairs = judged(line.run)
-            samples = [[c.accuracy_after for c in e.clients] for _, e in pairs]
+            evaluated = judged(line.run)
+            samples = [[c.accuracy_after for c in e.clients] for _, e in evaluated]
             low, high = scores.spread(samples, 25, 75)
             if any(map(math.isfinite, low)):
-                x = [float(r.round) for r, _ in pairs]
+                x = [float(r.round) for r, _ in evaluated]
                 bands.append(Band(f"{line.name}, half", x, low, high, line.style))
         if bands:
             text.append("The bands hold the middle half of the clients.")
@@ -115,19 +115,8 @@ def _accuracy(lines: Sequence[Line]) -> Section | None:
     return Section("accuracy", f"Accuracy {adapted}on {where}", text, [chart])
 
 
-def _band(line: Line) -> Band | None:
-    """Standard deviation over seeds, around their mean."""
-    members = line.run.members
-    if not members or line.style == REST:
-        return None
-    of = [{r.round: e.accuracy_after for r, e in member.evaluated} for member in members]
-    x, low, high = [], [], []
-    for record, evaluation in judged(line.run):
-        spread = stdev(found[record.round] for found in of)
-        x.append(float(record.round))
-        low.append(max(0.0, evaluation.accuracy_after - spread))
-        high.append(min(1.0, evaluation.accuracy_after + spread))
-    return Band(f"{line.name}, ± 1 s", x, low, high, line.style)
+def _accuracies(run: Run) -> dict[int, float]:
+    return {r.round: e.accuracy_after for r, e in run.evaluated}
 
 
 def _by_client(lines: Sequence[Line], base: int) -> Section | None:

@@ -3,13 +3,16 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from statistics import stdev
 from typing import Literal
 
 from server_app.report import scores, words
-from server_app.report.charts import BASE, REST, STYLES, Chart, Event, Series
+from server_app.report.charts import BASE, REST, STYLES, Band, Chart, Event, Series
 from server_app.runs.record import Evaluation, Round, Run
 
 _SPREAD = 300  # a positive metric that spans more than this factor is drawn logarithmically
+BAND = "A band is one standard deviation over seeds to either side of their mean."
 _MOST_LABELLED = 3  # lines whose last values a small chart writes beside them
 _RESIDUALS = ("primal_residual", "dual_residual")
 
@@ -99,6 +102,28 @@ def evaluation_series(line: Line, pick: Callable[[Evaluation], float], name: str
     return Series(name or line.name, x, y, line.style)
 
 
+def over_seeds(
+    line: Line,
+    series: Series,
+    values: Callable[[Run], Mapping[int, float]],
+    limits: tuple[float, float] = (-math.inf, math.inf),
+) -> list[Band]:
+    """One standard deviation over seeds to either side of their mean; none of a single run.
+
+    ``values`` gives a run's figure by round, ``limits`` are what the figure cannot exceed.
+    """
+    if not line.run.members or line.style == REST:
+        return []
+    of = [values(member) for member in line.run.members]
+    low, high = [], []
+    for x, mean in zip(series.x, series.y, strict=True):
+        found = [each.get(int(x), math.nan) for each in of]
+        spread = stdev(found) if all(map(math.isfinite, found)) else math.nan
+        low.append(max(limits[0], mean - spread))
+        high.append(min(limits[1], mean + spread))
+    return [Band(f"{line.name}, ± 1 s", series.x, low, high, line.style)]
+
+
 def losses(lines: Sequence[Line]) -> Section | None:
     """Training loss, loss on the judged clients, and the terms of knowledge transfer."""
     charts = metric_charts(lines, lambda r: r.train, {"loss": "Training loss"})
@@ -151,6 +176,8 @@ def grid(
     """A section of small charts, which share one legend; None without any chart."""
     if not charts:
         return None
+    if any(chart.bands for chart in charts):
+        text = [*text, BAND]
     drawn_names = {line.name for chart in charts for line in chart.series}
     legend = [(line.name, line.style) for line in lines if line.name in drawn_names]
     if len(lines) == 1:
@@ -164,13 +191,16 @@ def metric_charts(
     """A small chart for each metric (key -> title) that has any value."""
     charts = []
     for key, title in titles.items():
-        series = []
+        series, bands = [], []
         for line in lines:
             rounds = [r for r in drawn(line.run) if key in pick(r)]
             if rounds:
                 x, y = [float(r.round) for r in rounds], [pick(r)[key] for r in rounds]
                 series.append(Series(line.name if len(lines) > 1 else title, x, y, line.style))
-        charts += _small(title, series, log)
+                found = partial(_by_round, pick=pick, key=key)
+                bands += over_seeds(line, series[-1], found)
+        marked = events(lines[0].run) if key == "loss" and len(lines) == 1 else []
+        charts += _small(title, series, log, bands, marked)
     return charts
 
 
@@ -198,13 +228,25 @@ def _judged_loss(lines: Sequence[Line]) -> list[Chart]:
             evaluation_series(Line(run, "after", style), lambda e: e.loss_after),
             evaluation_series(Line(run, "before", BASE), lambda e: e.loss_before),
         ]
-        charts = _small(title, series, False)
+        bands = over_seeds(lines[0], series[0], _judged_losses)
+        charts = _small(title, series, False, bands)
         for chart in charts:
             chart.legend = True
         return charts
     if words.adapts(lines[0].run):
         title += ", after"
-    return _small(title, [evaluation_series(line, lambda e: e.loss_after) for line in lines], False)
+    series = [evaluation_series(line, lambda e: e.loss_after) for line in lines]
+    drawn_lines = zip(lines, series, strict=True)
+    bands = [band for line, s in drawn_lines for band in over_seeds(line, s, _judged_losses)]
+    return _small(title, series, False, bands)
+
+
+def _judged_losses(run: Run) -> dict[int, float]:
+    return {r.round: e.loss_after for r, e in run.evaluated}
+
+
+def _by_round(run: Run, pick: Pick, key: str) -> dict[int, float]:
+    return {r.round: pick(r)[key] for r in run.rounds if key in pick(r)}
 
 
 def _residuals(run: Run, names: Sequence[str]) -> list[Chart]:
@@ -222,18 +264,19 @@ def _residuals(run: Run, names: Sequence[str]) -> list[Chart]:
         return []
     return [
         Chart(
-            "lines",
-            "Residuals",
-            series,
-            log=True,
-            ends="values",
-            note="logarithmic",
+            "lines", "Residuals", series, log=True, ends="values", note="logarithmic",
             events=events(run),
         )
-    ]
+    ]  # fmt: skip
 
 
-def _small(title: str, series: Sequence[Series], log: bool) -> list[Chart]:
+def _small(
+    title: str,
+    series: Sequence[Series],
+    log: bool,
+    bands: Sequence[Band] = (),
+    marked: Sequence[Event] = (),
+) -> list[Chart]:
     """A chart without names, logarithmic on demand or where values differ widely."""
     series = [s for s in series if any(map(math.isfinite, s.y))]
     if not series:
@@ -241,7 +284,12 @@ def _small(title: str, series: Sequence[Series], log: bool) -> list[Chart]:
     log = (log and any(v > 0 for s in series for v in s.y)) or _wide(series)
     ends: Literal["values", "none"] = "none" if len(series) > _MOST_LABELLED else "values"
     note = "logarithmic" if log else ""
-    return [Chart("lines", title, series, log=log, ends=ends, legend=False, note=note)]
+    return [
+        Chart(
+            "lines", title, series, bands=bands, log=log, ends=ends, legend=False, note=note,
+            events=marked,
+        )
+    ]  # fmt: skip
 
 
 def events(run: Run) -> list[Event]:

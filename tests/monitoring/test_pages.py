@@ -238,3 +238,18 @@ def test_only_reading_is_possible(tmp_path: Path) -> None:
     browser = client(begun(), tmp_path)
     for path in ("/", "/parts", "/metrics", "/report", "/healthz"):
         assert browser.post(path).status_code == 405
+
+
+def test_charts_mark_what_was_rejected(tmp_path: Path) -> None:
+    status = begun()
+    close(status, 0, 1, 2)
+    page = client(status, tmp_path).get("/").text
+    assert '{"kind": "replies rejected", "round": 2}' in page
+
+
+def test_the_script_that_draws_is_served_and_kept(tmp_path: Path) -> None:
+    answer = client(begun(), tmp_path).get("/echarts.js")
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"].startswith("text/javascript")
+    assert "max-age" in answer.headers["Cache-Control"]
+    assert "echarts" in answer.text

@@ -1,3 +1,4 @@
+import hashlib
 import html
 import itertools
 import json
@@ -101,6 +102,13 @@ def test_the_page_is_whole_and_needs_nothing_else(tmp_path: Path, count: int) ->
     labels = [value for tag, name, value in outline.attributes if name == "aria-labelledby"]
     assert labels
     assert all(part in outline.ids for value in labels for part in value.split())
+
+
+def test_the_library_that_draws_is_the_one_that_was_released() -> None:
+    script = Path(write.__file__).parent / "page" / "echarts.min.js"
+    assert hashlib.sha256(script.read_bytes()).hexdigest() == (
+        "61f13280aba3161f77fc801bf5f9c786f55f10432153a0683fc5cc0700b013d5"
+    )
 
 
 def test_the_numbers_are_those_of_the_record(tmp_path: Path) -> None:
