@@ -7,6 +7,7 @@ continuation, for as long as rounds get done in between.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,9 @@ from server_app.runs.folder import begun_by
 
 PATIENCE = 600.0
 """Seconds for which a SuperLink may be away, as when its machine starts anew."""
+
+TAKEN = 10.0
+"""Seconds after which a run that no executor has taken is told of."""
 
 RESUMPTIONS = 3
 """Times in a row that a run is submitted again without a round in between."""
@@ -52,6 +56,7 @@ def run_on_fleet(control: Control, app: Path, config: Mapping[str, Scalar], show
         run_id = control.submit(app, settings)
         lines, before = _Lines(), reached
         try:
+            _await_executor(control, run_id, show)
             for line in _follow(control, run_id, lines):
                 if match := _ROUND.match(line):
                     reached = max(reached, int(match[1]))
@@ -112,6 +117,19 @@ class _Lines:
                 self.folder = plain.removeprefix(FOLDER_LINE)
             elif plain and not self._foreign:
                 yield plain
+
+
+def _await_executor(control: Control, run_id: int, show: Show) -> None:
+    """Wait until an executor has taken a run, and say so where none does."""
+    late = time.monotonic() + TAKEN
+    while _status(control, run_id).status == "pending":
+        if time.monotonic() > late:
+            late = math.inf
+            show(
+                f"no executor has taken the run in {TAKEN:.0f} s: is one running beside the "
+                "SuperLink? (augflower up --kit, or systemctl status augflower-executor)"
+            )
+        time.sleep(0.2)
 
 
 def _follow(control: Control, run_id: int, lines: _Lines) -> Iterator[str]:

@@ -95,3 +95,20 @@ def test_somebody_else_s_run_of_that_name_is_never_gone_on_with(owner: int | Non
     with pytest.raises(RunError, match="run 'a' exists"):
         follow(plan)
     assert plan.resumed == [False, False]
+
+
+def test_a_run_that_no_executor_takes_is_told_of_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("deploy.submit.TAKEN", 0.3)
+
+    class Waiting(Plan):
+        asked = 0
+
+        def status(self, run_id: int) -> RunStatus:
+            self.asked += 1
+            return (
+                RunStatus(run_id, "pending", "", "") if self.asked < 5 else super().status(run_id)
+            )
+
+    _, shown = follow(Waiting(("the run is in /runs/a\nround 1/1 x\n", COMPLETED)))
+    assert shown[0].startswith("no executor has taken the run in 0 s")
+    assert shown[1:] == ["round 1/1 x"]
