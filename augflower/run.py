@@ -10,6 +10,7 @@ from torch import nn
 
 from common.modelfile import Card, load_model
 from common.models import register
+from deploy.model_file import model_file
 from deploy.research.runs import table
 from server_app.report.tables import clients_of, rounds_of
 from server_app.report.write import write_report
@@ -82,7 +83,7 @@ class Run:
         ------
         ModelError: there is no such model, or its architecture is not known here.
         """
-        path = self.folder / "models" / f"{which}.safetensors"
+        path = model_file(self.folder, which)
         if like is not None:
             register(str(self.meta.model["name"]), lambda *_: like)
         model, _, _ = load_model(path)
@@ -91,7 +92,7 @@ class Run:
     @property
     def card(self) -> Card:
         """How to use the last model: classes, size of images, normalisation, adaptation."""
-        return load_model(self.folder / "models" / "last.safetensors")[2]
+        return load_model(model_file(self.folder))[2]
 
     def plot(self, *columns: str, axes: Axes | None = None) -> Axes:
         """Draw columns of ``metrics`` over the rounds, with matplotlib.

@@ -14,14 +14,14 @@ from common.newcomer import NEWCOMER, load_newcomer
 from server_app.runs.record import META, read_meta
 
 
-def model_file(source: Path) -> Path:
-    """``source`` itself, or of the folder of a run its last model.
+def model_file(source: Path, which: str = "last") -> Path:
+    """``source`` itself, or of the folder of a run its last or best model.
 
     Raises
     ------
     ModelError: it is a folder without a run's models, or does not exist.
     """
-    path = source / "models" / "last.safetensors" if source.is_dir() else source
+    path = source / "models" / f"{which}.safetensors" if source.is_dir() else source
     if path.is_file():
         return path
     if (source / META).is_file() and not (meta := read_meta(source)).global_model:
@@ -32,8 +32,9 @@ def model_file(source: Path) -> Path:
         )
     if source.is_dir():
         raise ModelError(
-            f"{source} holds no models/last.safetensors, which a run writes at its end: name the "
-            "folder of a finished run, or a model file such as runs/NAME/models/best.safetensors"
+            f"{source} holds no models/{which}.safetensors, which a run writes at its end: name "
+            "the folder of a finished run, or a model file such as "
+            "runs/NAME/models/best.safetensors"
         )
     raise ModelError(
         f"{source} is not a file: name the folder of a run, a model such as "

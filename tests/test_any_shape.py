@@ -15,6 +15,7 @@ import torch
 from flwr.app import Message
 from typer.testing import CliRunner
 
+import augflower
 import client_app.app
 import client_app.methods
 import common.methods
@@ -282,6 +283,9 @@ def test_a_run_without_a_global_model_says_so(drop: Any, small_run: Run, tmp_pat
         done = CliRunner().invoke(cli, [command[0], str(folder), *command[1:]])
         assert isinstance(done.exception, ModelError)
         assert told in str(done.exception)
+    for which in ("last", "best"):
+        with pytest.raises(ModelError, match="has no global model"):
+            augflower.open(folder).model(which)
     device = tmp_path / "state" / "own" / "client-0"
     with pytest.raises(ModelError, match=r"what the server sends \(prototypes\): name the folder"):
         export_model(None, device=device)
