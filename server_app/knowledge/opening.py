@@ -92,7 +92,8 @@ def _task_classes(data: DataSettings) -> int:
     """
     if data.name == "folder":
         return data.classes_per_client
-    parts = plan(load(data.name, image_size=data.image_size, channels=data.channels).labels, data)
+    images = load(data.name, image_size=data.image_size, channels=data.channels)
+    parts = plan(images.labels, data, images.owners)
     return max(2, median_low(len(parts.clients[source].classes) for source in parts.sources))
 
 
