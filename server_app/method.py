@@ -19,9 +19,14 @@ from common.task import Task
 from common.tensors import Tensors
 from server_app.aggregation.expected import Expected
 from server_app.aggregation.replies import EMPTY, Replies
-from server_app.rounds.best_model import LOST
 from server_app.saved import Saved
 from server_app.seeds import seed_for
+
+WORSE = 3.0
+"""Times the loss that the run began with, or 1 nat where it began with less."""
+
+LOST = 100.0
+"""Times that loss: nothing is left that could come back by itself."""
 
 
 class Knowledge(Protocol):

@@ -11,7 +11,7 @@ import pytest
 
 from common.errors import RunError
 from common.tensors import Tensors
-from server_app.rounds.best_model import Ground
+from server_app.rounds.best_model import BestModel
 
 BAD = {
     "augfl.lambda": 0.0, "augfl.rho": 0.01, "augfl.alpha": 1.0, "rounds": 25,
@@ -26,25 +26,25 @@ def tensors(value: float) -> Tensors:
 
 
 def test_the_best_model_is_kept_and_the_first_loss_is_the_measure():
-    ground = Ground()
+    best = BestModel()
     losses = (2.0, 1.0, 1.5, 8.0)
     excess = [
-        ground.excess(round, loss, tensors(round), NONE) for round, loss in enumerate(losses, 1)
+        best.excess(round, loss, tensors(round), NONE) for round, loss in enumerate(losses, 1)
     ]
     assert excess == [1.0, 0.5, 0.75, 4.0]
-    assert ground.model is not None
-    assert ground.model.vector[0] == ground.round == 2
-    assert ground.first == 2.0
+    assert best.model is not None
+    assert best.model.vector[0] == best.round == 2
+    assert best.first == 2.0
 
 
 def test_a_run_that_begins_with_a_good_model_may_lose_a_little():
-    ground = Ground()
-    assert ground.excess(1, 0.01, tensors(0), NONE) == 0.01
-    assert ground.excess(2, 0.5, tensors(1), NONE) == 0.5
+    best = BestModel()
+    assert best.excess(1, 0.01, tensors(0), NONE) == 0.01
+    assert best.excess(2, 0.5, tensors(1), NONE) == 0.5
 
 
 def test_goes_on_from_its_state():
-    one, two = Ground(), Ground()
+    one, two = BestModel(), BestModel()
     two.load_state(*one.state())
     assert two.model is None
     one.excess(1, 3.0, tensors(1.0), NONE)

@@ -18,7 +18,7 @@ from common.errors import DivergedError, RunError
 from common.methods.fedavg import Up
 from common.tensors import Tensors
 from server_app.aggregation.replies import Offer, Replies
-from server_app.rounds.best_model import LOST
+from server_app.method import LOST
 from server_app.rounds.safeguard import MAX_VAIN, MAX_VOID, Safeguard
 from server_app.transport.in_process import FIRST_NODE
 from server_app.validation.errors import Rejected

@@ -72,13 +72,13 @@ class Nodes:
     """
 
     def __init__(
-        self, grid: Grid, plan: Plan, notice: Notice, status: Status, patience: float
+        self, grid: Grid, plan: Plan, notice: Notice, status: Status, answer_timeout: float
     ) -> None:
         self._grid = grid
         self._plan = plan
         self._notice = notice
         self._status = status
-        self._patience = patience
+        self._answer_timeout = answer_timeout
         self._refused: dict[int, float] = {}
         self._asked: dict[int, tuple[str, float]] = {}
         self._rejected: dict[int, dict[str, str]] = {}
@@ -172,11 +172,13 @@ class Nodes:
             down = enrolment.Down(self._plan.run, self._plan.token, self._plan.parameters)
 
             def write() -> list[Message]:
-                return [Message(pack(down), n, "query.enrol", ttl=self._patience) for n in new]
+                return [
+                    Message(pack(down), n, "query.enrol", ttl=self._answer_timeout) for n in new
+                ]
 
             for node, message_id in zip(new, push(self._grid, write), strict=True):
                 if message_id:
-                    self._asked[node] = (message_id, now + self._patience)
+                    self._asked[node] = (message_id, now + self._answer_timeout)
                     if node not in self._refused:
                         self._status.node(node, "unready", reason="has not introduced itself yet")
         for node, (message_id, until) in list(self._asked.items()):

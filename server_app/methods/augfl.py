@@ -37,8 +37,17 @@ from server_app.admm.duals import Duals
 from server_app.admm.penalty import Penalty
 from server_app.admm.shares import Shares
 from server_app.aggregation.expected import Expected, Vector
-from server_app.method import Knowledge, Method, MethodSettings, Replies, Saved, Setup, Source
-from server_app.rounds.best_model import LOST, WORSE
+from server_app.method import (
+    LOST,
+    WORSE,
+    Knowledge,
+    Method,
+    MethodSettings,
+    Replies,
+    Saved,
+    Setup,
+    Source,
+)
 
 STALE = 0.25
 """Share of Y, by weight, that may be the duals of clients that have left. A restart costs

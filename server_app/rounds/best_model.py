@@ -13,14 +13,8 @@ from typing import Any
 
 from common.tensors import Tensors
 
-WORSE = 3.0
-"""Times the loss that the run began with, or 1 nat where it began with less."""
 
-LOST = 100.0
-"""Times that loss: nothing is left that could come back by itself."""
-
-
-class Ground:
+class BestModel:
     """The model of the lowest loss, and what loss the run began with.
 
     A loss is that of the model that a round began with.

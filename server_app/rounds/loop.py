@@ -213,7 +213,7 @@ class Rounds:
     def _close(self, round: int, line: dict[str, Any], watch: Stopwatch) -> None:
         """Checkpoint first, record second: what a crash between them loses is in the checkpoint."""
         training = self._training
-        if training is not None and (best := training.safeguard.ground.best(round)):
+        if training is not None and (best := training.safeguard.best.best(round)):
             self._save_model("best", *best)
         names = {str(node): name for node, name in self._nodes.names.items()}
         if names.items() - self._folder.meta.get("nodes", {}).items():

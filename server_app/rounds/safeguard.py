@@ -10,7 +10,7 @@ from common.errors import DivergedError, RunError
 from common.tensors import Tensors
 from server_app.aggregation.replies import Replies
 from server_app.method import Method
-from server_app.rounds.best_model import Ground
+from server_app.rounds.best_model import BestModel
 from server_app.saved import State
 from server_app.validation.gate import PAUSE, Gate
 
@@ -39,7 +39,7 @@ class Safeguard:
 
     Attributes
     ----------
-    ground: the best model so far.
+    best: the best model so far.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Safeguard:
         self._name = name
         self._notice = notice
         self._void = 0
-        self.ground = Ground()
+        self.best = BestModel()
 
     def close(
         self, round: int, asked: int, replies: Replies, grown: Sequence[Mapping[str, str]]
@@ -75,7 +75,7 @@ class Safeguard:
         RunError: too many rounds in a row were void; a DivergedError if the model is why, or is
             lost again and again.
         """
-        method, ground, count = self._method, self.ground, len(replies)
+        method, best, count = self._method, self.best, len(replies)
         doubt = len(grown) > count and (len(grown) >= PROOF or self._void > 0)
         if doubt or count < max(1, self._quorum * asked):
             self._void += 1
@@ -89,38 +89,36 @@ class Safeguard:
             return {}, None
         self._void = 0
         loss = replies.loss
-        excess = ground.excess(round, loss, method.model, method.buffers)
-        if ground.round == round:
+        excess = best.excess(round, loss, method.model, method.buffers)
+        if best.round == round:
             self._gate.trust()
-        if excess > method.lost and not ground.there:
-            metrics, back = self._doubt(
-                round, f"the loss is {loss:.3g}, {ground.first:.3g} at first"
-            )
+        if excess > method.lost and not best.there:
+            metrics, back = self._doubt(round, f"the loss is {loss:.3g}, {best.first:.3g} at first")
             return {"loss": loss} | metrics, back
         self._gate.end_round()
-        ground.there = False
+        best.there = False
         metrics = method.step(round, replies)
         return metrics if math.isnan(loss) else {"loss": loss} | metrics, None
 
     def _doubt(self, round: int, reason: str) -> tuple[dict[str, float], Back | None]:
         """The model is at fault; if it is the best one, what was usual is."""
         self._gate.drop_round()
-        ground = self.ground
-        if ground.buffers is None or ground.there:
+        best = self.best
+        if best.buffers is None or best.there:
             self._gate.forget()
             return {}, None
         nodes = self._gate.blame(round)
-        careful = self._method.go_back(ground.model, ground.buffers, bool(nodes))
-        ground.there = True
-        ground.vain += not (nodes or careful)
-        text = f"round {round}: {reason}; the model goes back to that of round {ground.round}"
-        if ground.vain >= MAX_VAIN:
+        careful = self._method.go_back(best.model, best.buffers, bool(nodes))
+        best.there = True
+        best.vain += not (nodes or careful)
+        text = f"round {round}: {reason}; the model goes back to that of round {best.round}"
+        if best.vain >= MAX_VAIN:
             raise DivergedError(f"{text} for the {MAX_VAIN}. time in vain: diverged; {ADVICE}")
         if nodes:
             names = ", ".join(map(self._name, nodes))
             text += f", and {names}, unusual since then, set aside for {PAUSE} rounds"
         self._notice(text)
-        back = {"round": ground.round, "reason": reason, "nodes": [str(node) for node in nodes]}
+        back = {"round": best.round, "reason": reason, "nodes": [str(node) for node in nodes]}
         return {"fell_back": 1.0}, back
 
     def _give_up(self, grown: Sequence[Mapping[str, str]], asked: int) -> None:
@@ -139,10 +137,10 @@ class Safeguard:
 
     def state(self) -> State:
         """All that is needed to go on."""
-        groups, notes = self.ground.state()
-        return groups, {"ground": notes, "void": self._void}
+        groups, notes = self.best.state()
+        return groups, {"best": notes, "void": self._void}
 
     def load_state(self, groups: Mapping[str, Tensors], notes: Mapping[str, Any]) -> None:
         """Take up what ``state`` gave."""
-        self.ground.load_state(groups, notes["ground"])
+        self.best.load_state(groups, notes["best"])
         self._void = notes["void"]
