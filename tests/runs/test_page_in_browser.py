@@ -145,3 +145,37 @@ def test_a_page_without_scripts_says_what_its_charts_show(tmp_path: Path, browse
     browser.call("Emulation.setScriptExecutionDisabled", value=True)
     show(browser, write_run(tmp_path / "a"))
     assert "after: from" in browser.value("document.querySelector('.plot').innerText")
+
+
+def test_names_of_lines_of_any_length_stand_at_the_edge(tmp_path: Path, browser: Browser) -> None:
+    folders = [write_run(tmp_path / f"r{i}", seed=i, rounds=20 + 20 * i) for i in range(3)]
+    show(browser, *folders)
+    lefts = browser.value(
+        "[...document.querySelector('.plot').querySelectorAll('text')]"
+        ".filter((text) => /^r\\d/.test(text.textContent))"
+        ".map((text) => text.getBoundingClientRect().left)"
+    )
+    assert len(lefts) == 3
+    assert max(lefts) - min(lefts) < 1
+
+
+def test_a_printed_page_has_whole_charts_in_dark_lines(tmp_path: Path, browser: Browser) -> None:
+    show(browser, write_run(tmp_path / "a"), dark=True)
+    dark = {"name": "prefers-color-scheme", "value": "dark"}
+    browser.call("Emulation.setEmulatedMedia", media="print", features=[dark])
+    # At once, for a browser that prints does not wait until a chart has seen its new size.
+    right = browser.value(
+        "(() => { dispatchEvent(new Event('beforeprint')); document.body.style.width = '600px';"
+        "return Math.max(...[...document.querySelectorAll('.plot svg')]"
+        ".map((drawn) => drawn.getBoundingClientRect().right)) })()"
+    )
+    assert right <= 600
+    light, screen = (
+        f"document.querySelectorAll('.plot [stroke=\"{colour}\"]').length"
+        for colour in ("#145ec1", "#75b0ff")
+    )
+    assert browser.value(light) > 3
+    assert browser.value(screen) == 0
+    browser.call("Emulation.setEmulatedMedia", media="screen", features=[dark])
+    browser.value("dispatchEvent(new Event('afterprint'))")
+    assert browser.value(screen) > 3

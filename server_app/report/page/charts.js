@@ -286,18 +286,21 @@ const optionOf = (chart, colours, roomy, hidden) => {
   };
 };
 
-// Moves what stands at the ends of lines apart, as little as that takes; their series as drawn.
+// Moves what stands at the ends of lines to the right edge and apart, as little as that takes.
 const spread = (drawn, series) => {
+  const plot = drawn.getModel().getComponent("grid").coordinateSystem.getRect();
   const ends = series.flatMap((line, seriesIndex) => {
     const point = line.data.find((item) => item?.label?.show);
-    return point ? [{ label: point.label, y: drawn.convertToPixel({ seriesIndex }, point.value)[1] }] : [];
+    if (!point) return [];
+    const [x, y] = drawn.convertToPixel({ seriesIndex }, point.value);
+    return [{ label: point.label, x, y }];
   }).sort((a, b) => a.y - b.y);
-  let floor = drawn.getHeight() - 26;
+  let floor = plot.y + plot.height;
   ends.forEach((end, i) => (end.to = i ? Math.max(end.y, ends[i - 1].to + 15) : end.y));
   for (const end of ends.toReversed()) {
     end.to = Math.min(end.to, floor);
     floor = end.to - 15;
-    end.label.offset = [0, end.to - end.y];
+    end.label.offset = [plot.x + plot.width - end.x, end.to - end.y];
   }
   return series;
 };
@@ -309,9 +312,8 @@ function prepareChart(figure) {
   const hidden = new Set();
   let chart = JSON.parse(source.textContent), roomy = plot.clientWidth > ROOMY, at = -1;
   const drawn = echarts.init(plot, null, { renderer: "svg" });
-  const option = () => optionOf(chart, palette(), roomy, hidden);
-  const draw = (merge) => {
-    const fresh = option();
+  const draw = (merge, picture = false) => {
+    const fresh = optionOf(chart, palette(picture), roomy, hidden);
     drawn.setOption(fresh, merge ? { replaceMerge: ["series"] } : { notMerge: true });
     if (chart.series.length > 1 && chart.kind === "lines") {
       drawn.setOption({ series: spread(drawn, fresh.series) }, { replaceMerge: ["series"] });
@@ -336,7 +338,7 @@ function prepareChart(figure) {
   button("SVG", "Save the chart as a picture", () => save(chart, hidden));
 
   figure.chart = drawn;
-  figure.draw = () => draw(true);
+  figure.draw = (picture) => draw(true, picture);
   figure.update = (text) => {
     chart = JSON.parse(source.textContent = text);
     draw(true);
@@ -348,7 +350,8 @@ function prepareChart(figure) {
   figure.querySelectorAll(".legend button").forEach((entry) => listen(entry, [figure]));
   const kinds = [...new Set(chart.events.map((event) => event.kind))];
   const events = figure.querySelector(".events");
-  if (events) events.textContent = kinds.map((kind) => `${SIGNS[kind]} ${kind}`).join("   ");
+  const said = kinds.map((kind) => `${SIGNS[kind]} ${kind}`.replaceAll(" ", NBSP));
+  if (events) events.textContent = said.join("   ");
 
   drawn.on("datazoom", () => (whole.hidden = false));
   drawn.getZr().on("dblclick", () => whole.onclick());
@@ -401,6 +404,16 @@ function prepareCharts(within) {
   within.querySelectorAll(".legend.shared button").forEach((entry) =>
     listen(entry, [...entry.closest("section").querySelectorAll(".chart")]));
 }
-const redraw = () => document.querySelectorAll(".chart").forEach((figure) => figure.draw());
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-matchMedia("print").addEventListener("change", redraw);
+const redraw = (picture) => document.querySelectorAll(".chart").forEach((figure) => figure.draw(picture));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw(false));
+// On paper a chart has dark lines, and is as wide as the paper.
+addEventListener("beforeprint", () => {
+  redraw(true);
+  for (const drawn of document.querySelectorAll(".plot svg")) {
+    drawn.setAttribute("viewBox", `0 0 ${drawn.getAttribute("width")} ${drawn.getAttribute("height")}`);
+  }
+});
+addEventListener("afterprint", () => {
+  document.querySelectorAll(".plot svg").forEach((drawn) => drawn.removeAttribute("viewBox"));
+  redraw(false);
+});
