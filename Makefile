@@ -15,7 +15,7 @@ export FLEET_USER ?= $(shell id -u):$(shell id -g)
 
 ON_FLOWER := tests/deploy/test_fleet.py::test_each_message_has_a_fresh_fork_of_the_warm_process
 
-.PHONY: help setup hashes demo test check test-slow fleet fleet-run fleet-down test-docker fuzz clean
+.PHONY: help setup hashes demo test check docs test-slow fleet fleet-run fleet-down test-docker fuzz clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ check: setup ## Style, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+docs: setup ## The API reference from the docstrings, in site/api
+	$(BIN)/python -m pdoc --docformat numpy --output-directory site/api augflower common client_app server_app deploy
 
 test: check ## All quick tests, and one run over real Flower processes
 	$(BIN)/python -m pytest
