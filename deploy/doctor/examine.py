@@ -71,6 +71,7 @@ def examine_server(patient: Server) -> Iterator[Finding]:
 
 def _machine(flower: str, memory: int) -> Iterator[Finding]:
     yield from _guarded("python", versions.check_python)
+    yield from _guarded("packages", versions.check_packages)
     yield from _guarded("flower", lambda: versions.check_flower(flower))
     yield from _guarded("processor", check_atomics)
     yield from _guarded("torch", check_torch)

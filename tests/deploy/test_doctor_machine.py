@@ -21,7 +21,7 @@ from deploy.doctor.resources import MIB, check_disk, check_memory, disk_needed, 
 from deploy.doctor.sizes import weigh_models, weigh_private_model
 from deploy.doctor.table import findings_table, summary
 from deploy.doctor.teacher import check_teachers
-from deploy.doctor.versions import check_flower, check_python
+from deploy.doctor.versions import PACKAGES, check_flower, check_packages, check_python
 
 
 def only(findings: list[Finding]) -> Finding:
@@ -45,6 +45,49 @@ def test_python_and_flower():
     assert other.status == "error"
     assert "1.40 on the server" in other.cause
     assert other.cure == "pip install 'flwr==1.40.*'"
+
+
+def test_another_package_of_the_same_name_is_told(tmp_path: Path):
+    assert check_packages().status == "ok"
+    site, home = tmp_path / "site-packages", str(Path(__file__).parents[2])
+    for name in PACKAGES:
+        other = site / name
+        other.mkdir(parents=True)
+        (other / "__init__.py").touch()
+        found = check_packages([str(site), home])
+        assert found.status == "error"
+        assert f"Python takes {name!r} from {other}" in found.cause
+        assert "an environment of its own" in found.cure
+        assert check_packages([home, str(site)]).status == "ok"
+        (other / "__init__.py").unlink()
+        other.rmdir()
+
+
+def test_a_module_of_the_same_name_is_told(tmp_path: Path):
+    (tmp_path / "common.py").touch()
+    found = check_packages([str(tmp_path), str(Path(__file__).parents[2])])
+    assert f"Python takes 'common' from {tmp_path / 'common.py'}" in found.cause
+
+
+def test_another_package_in_the_same_folder_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "common").mkdir()
+    (tmp_path / "common" / "__init__.py").touch()
+    facts = tmp_path / "commons-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: commons\nVersion: 1.0\n")
+    (facts / "top_level.txt").write_text("common\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = check_packages([str(tmp_path)], tmp_path)
+    assert found.cause == f"the package commons has put its own 'common' into {tmp_path}, too"
+    assert check_packages([str(Path(__file__).parents[2])]).status == "ok"
+
+
+def test_a_device_has_no_server_half_and_is_well(tmp_path: Path):
+    for name in ("common", "client_app"):
+        (tmp_path / name).symlink_to(Path(__file__).parents[2] / name)
+    assert check_packages([str(tmp_path)]).status == "ok"
 
 
 def test_torch_works_here():
