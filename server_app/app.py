@@ -118,7 +118,7 @@ def run(
         "global_model": method.model is not None,
         "private_model": knowledge is not None,
         "clients": {"sources": settings.data.sources, "targets": settings.data.targets},
-        "devices": len(awaited(bindings, data.sources, len(public.partitioned))),
+        "devices": len(awaited(bindings, data.sources, len(public.client_images))),
     }  # fmt: skip
     now = {"flower_run": grid.run.run_id, "page": status.page}
     if settings.resume:
@@ -130,7 +130,7 @@ def run(
     status.begin(folder.meta, settings.rounds)
     plan = Plan(
         folder.path.name, folder.meta["token"], len(initial), public.classes, public.digest,
-        settings.data.sources, public.partitioned, bindings,
+        settings.data.sources, public.client_images, bindings,
     )  # fmt: skip
     rounds = Rounds(
         grid, settings, method, knowledge, plan, folder,

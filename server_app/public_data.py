@@ -20,14 +20,14 @@ class PublicData:
     classes: names, in the order of the labels.
     mean, std: per channel, of pixels in [0, 1].
     digest: of the partition; empty where devices bring their own images.
-    partitioned: numbers of support, query and test images of each client of the partition.
+    client_images: numbers of support, query and test images of each client of the partition.
     """
 
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str = ""
-    partitioned: tuple[tuple[int, int, int], ...] = ()
+    client_images: tuple[tuple[int, int, int], ...] = ()
 
 
 def describe(settings: RunSettings) -> PublicData:
@@ -50,5 +50,5 @@ def describe(settings: RunSettings) -> PublicData:
         return PublicData(classes, mean, std)
     images = load(data.name, image_size=data.image_size, channels=data.channels)
     shared = plan(images.labels, data, images.owners)
-    partitioned = tuple((len(c.support), len(c.query), len(c.test)) for c in shared.clients)
-    return PublicData(images.classes, mean, std, shared.digest(), partitioned)
+    client_images = tuple((len(c.support), len(c.query), len(c.test)) for c in shared.clients)
+    return PublicData(images.classes, mean, std, shared.digest(), client_images)

@@ -168,7 +168,7 @@ def test_a_list_that_cannot_be_read_is_an_error(tmp_path: Path, damage: Callable
 
 def lines(clients: int) -> int:
     """Lines of ``nodes.py`` that are executed until so many clients have taken part and met."""
-    plan = Plan("r", "t", 5, ("cat", "dog"), "digest", 0, ((1, 1),) * clients)
+    plan = Plan("r", "t", 5, ("cat", "dog"), "digest", 0, ((1, 1, 0),) * clients)
     told = {str(n): {"clients": [n], "support": 1, "query": 1} for n in range(clients)}
     grid = Named(told)
     nodes = Nodes(grid, plan, lambda _: None, Status(), 60.0)
@@ -229,7 +229,7 @@ def waiting(there: list[str], count: int, seconds: float) -> list[str]:
     told = {name: {"clients": bound[name].numbers} for name in there}
     told = {name: {**up, "support": 1, "query": 1} for name, up in told.items()}
     # Of the clients 0 to 4 the first three are nobody's, which is said and holds up nothing.
-    plan = replace(PLAN, bindings=bound, dealt=((1, 1),) * 5)
+    plan = replace(PLAN, bindings=bound, client_images=((1, 1, 0),) * 5)
     nodes = Nodes(Named(told), plan, notices.append, Status(), 5.0)
     nodes.wait_for(count, seconds)
     assert notices.pop(0).startswith("no device of the fleet plays 0, 1, 2 of the run's clients")

@@ -42,7 +42,7 @@ class Plan:
     classes: class names in the order of the labels; empty if the server knows none.
     digest: of the partition; empty where devices bring their own images.
     sources: clients that train; in the partition they come first.
-    partitioned: numbers of support, query and test images of each client of the partition.
+    client_images: numbers of support, query and test images of each client of the partition.
     bindings: name of a device -> what the operator has said of it.
     """
 
@@ -52,7 +52,7 @@ class Plan:
     classes: tuple[str, ...]
     digest: str
     sources: int = 0
-    partitioned: tuple[tuple[int, int, int], ...] = ()
+    client_images: tuple[tuple[int, int, int], ...] = ()
     bindings: Mapping[str, Binding] = field(default_factory=dict)
 
 
@@ -134,7 +134,7 @@ class Nodes:
         ------
         FleetError: they have not in time.
         """
-        for line in misfits(self._plan.bindings, self._plan.sources, len(self._plan.partitioned)):
+        for line in misfits(self._plan.bindings, self._plan.sources, len(self._plan.client_images)):
             self._notice(line)
         end, told = time.monotonic() + seconds, ""
         while True:
@@ -309,7 +309,7 @@ class Nodes:
         """Devices of the fleet that could take part, and were not heard of."""
         heard = (self.enrolled.keys() | self._refused.keys()) & self.online.keys()
         there = {self.names.get(node) for node in heard}
-        can = awaited(self._plan.bindings, self._plan.sources, len(self._plan.partitioned))
+        can = awaited(self._plan.bindings, self._plan.sources, len(self._plan.client_images))
         return [name for name in can if name not in there]
 
     def _with_role(self, role: str) -> list[int]:
@@ -338,7 +338,7 @@ def _check_possible(up: enrolment.Up, plan: Plan) -> None:
     if up.plan != plan.digest:
         raise Rejected("plan", "it deals the images otherwise: its data set or release differs")
     if plan.digest:
-        _check_partitioned(up, plan)
+        _check_client_images(up, plan)
         return
     if up.clients != [-1]:
         raise Rejected("clients", f"are {str(up.clients)[:80]}; its own images have no number")
@@ -347,9 +347,9 @@ def _check_possible(up: enrolment.Up, plan: Plan) -> None:
             raise Rejected(name, f"is {getattr(up, name)} images; 1 to {MOST_IMAGES} are possible")
 
 
-def _check_partitioned(up: enrolment.Up, plan: Plan) -> None:
+def _check_client_images(up: enrolment.Up, plan: Plan) -> None:
     """Refuse a node whose clients are not those of the partition."""
-    clients, total = up.clients, len(plan.partitioned)
+    clients, total = up.clients, len(plan.client_images)
     shown = str(clients)[:80]
     if not clients or len(set(clients)) != len(clients):
         raise Rejected("clients", f"are {shown}")
@@ -361,9 +361,9 @@ def _check_partitioned(up: enrolment.Up, plan: Plan) -> None:
     role = "source" if first < plan.sources else "target"
     if up.role != role:
         raise Rejected("role", f"is {up.role}; client {first} is a {role}")
-    partitioned = [
-        sum(column) for column in zip(*(plan.partitioned[n] for n in clients), strict=True)
+    expected = [
+        sum(column) for column in zip(*(plan.client_images[n] for n in clients), strict=True)
     ]
-    for name, images in zip(("support", "query", "test"), partitioned, strict=True):
+    for name, images in zip(("support", "query", "test"), expected, strict=True):
         if getattr(up, name) != images:
             raise Rejected(name, f"is {getattr(up, name)} images; dealt were {images}")
