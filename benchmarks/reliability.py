@@ -66,7 +66,10 @@ def play(command: str, root: Path = ROOT) -> tuple[bool, str]:
         return False, f"not over after {LONGEST} s"
     said = (done.stdout + done.stderr).strip().splitlines() or [""]
     # Nothing selected is code 5; a row whose tests were all skipped has shown nothing either.
-    return done.returncode == 0 and " passed" in said[-1], said[-1].strip("= ")
+    passed = done.returncode == 0 and " passed" in said[-1]
+    if not passed:
+        print(f"{command} ended with {done.returncode}:", *said[-30:], sep="\n", file=sys.stderr)
+    return passed, said[-1].strip("= ")
 
 
 def run(chosen: list[Case], root: Path = ROOT) -> bool:

@@ -351,6 +351,7 @@ def test_a_refusal_is_no_trouble():
 
 @pytest.mark.parametrize("claimed", [1.7e308, -1.0, float("nan"), float("inf"), 0.0])
 def test_a_reply_takes_as_long_as_the_servers_clock_says(claimed: float):
+    grid_over(SuperLink((11,)))  # Flower makes messages within a run alone
     reply = Message(RecordDict(), 11, "train")
     reply.metadata.__dict__["_created_at"] = claimed
     answer = Answer(1, 11, "m", reply, "", absent=1010.0, seen=1010.2)
@@ -358,6 +359,7 @@ def test_a_reply_takes_as_long_as_the_servers_clock_says(claimed: float):
 
 
 def test_the_date_of_a_reply_is_believed_where_it_is_possible():
+    grid_over(SuperLink((11,)))  # Flower makes messages within a run alone
     reply = Message(RecordDict(), 11, "train")
     reply.metadata.__dict__["_created_at"] = 1004.0
     waited = Answer(1, 11, "m", reply, "", absent=0.0, seen=1010.2)

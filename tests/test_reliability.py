@@ -59,7 +59,8 @@ def selected(command: str) -> list[list[str]]:
 
 
 def test_every_row_says_all():
-    rows = [line for line in TABLE.read_text().splitlines() if line.startswith("| ")]
+    text = TABLE.read_text(encoding="utf-8").partition("\n## Measured")[0]
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(CASES) == sum(not line.startswith(("| case |", "| --- ")) for line in rows) >= 30
     for case in CASES:
         assert case.promise
