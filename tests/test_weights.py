@@ -55,7 +55,8 @@ def test_images_that_the_server_has_dealt_itself_count_as_they_are():
 def judged(node: int, examples: int, after: float) -> dict[str, Any]:
     return {
         "node": str(node), "client": "-1", "examples": examples,
-        "accuracy_before": 0.5, "accuracy_after": after, "loss_before": 1.0, "loss_after": 0.5,
+        "accuracy_before": 0.5, "accuracy_after": after, "accuracy_commonest": 0.5,
+        "loss_before": 1.0, "loss_after": 0.5,
     }  # fmt: skip
 
 
