@@ -258,7 +258,10 @@ def defaults(kind: type[BaseModel]) -> dict[str, Any]:
     for name, field in kind.model_fields.items():
         key = field.alias or name
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            result |= {f"{key}.{rest}": value for rest, value in _values(field.default)}
+            # A section that must be given has no values of its own, but its keys are known.
+            known = isinstance(field.default, BaseModel)
+            inner = _values(field.default) if known else defaults(field.annotation).items()
+            result |= {f"{key}.{rest}": value for rest, value in inner}
         else:
             result[key] = field.default
     return result
