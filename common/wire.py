@@ -259,7 +259,8 @@ def _check_bounds(value: Any, hint: Any, where: _Place) -> None:
             _check_bounds(element, get_args(hint)[0], where._replace(position=f"[{position}]"))
     for rule in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
         if isinstance(rule, Between) and not rule.low <= value <= rule.high:
-            told = f"is {value:g}; {rule.low:g} to {rule.high:g} are possible"
+            possible = f"is {value:g}; {rule.low:g} to {rule.high:g} are possible"
+            told = possible if math.isfinite(value) else f"is {value}, must be finite"
             raise where.wrong(told, value, rule.high)
 
 
