@@ -86,10 +86,11 @@ def comparison_headline(runs: Sequence[Run], names: Sequence[str], base: int) ->
             f"compare: {', '.join(reached)}" + (" ..." if len(usable) > 3 else "")
         )
     partner = private_partner(runs, base)
-    if partner is not None and {partner, base} <= set(usable):
-        return _private_headline(runs[partner], runs[base], alone=len(runs) == 2)
     finals = {i: _final(runs[i]) for i in usable}
     top = max(usable, key=lambda i: finals[i].after)
+    # Where a third run is ahead of both, what the private model adds is not the news.
+    if partner is not None and {partner, base} <= set(usable) and top in (partner, base):
+        return _private_headline(runs[partner], runs[base], alone=len(runs) == 2)
     said = f"{names[top]} ends highest: {PERCENT.text(finals[top].after)}"
     said += " after adaptation" if adapts(runs[top]) else ""
     others = [i for i in usable if i != top]
@@ -108,7 +109,10 @@ def comparison_sentences(runs: Sequence[Run], names: Sequence[str], base: int) -
     partner = private_partner(runs, base)
     if partner is None or scores.differing(runs):
         return []
-    run, other, said = runs[partner], runs[base], []
+    run, other, said = runs[partner], runs[base], list[str]()
+    ends = [s.after if (s := scores.last(r)) else math.nan for r in runs]
+    if max(ends, default=math.nan) > max(ends[partner], ends[base]):
+        said.append(f"{_private_headline(run, other, alone=False)}.")
     gain, final = scores.difference(run, other), scores.last(other)
     if gain is not None and math.isfinite(gain.error):
         by = "seed" if run.members else "client"

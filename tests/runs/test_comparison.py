@@ -111,3 +111,15 @@ def test_more_runs_than_there_are_styles(tmp_path: Path) -> None:
     assert "m11 ends highest" in page
     for i in range(12):
         assert f"</svg>m{i}</th>" in page.replace("\n", "")
+
+
+def test_the_private_model_is_not_the_headline_where_a_third_run_is_ahead(tmp_path: Path) -> None:
+    plain = write_run(tmp_path / "a", private=False, final=0.55)
+    helped = write_run(tmp_path / "b", private=True, final=0.82)
+    other = write_run(tmp_path / "c", private=False, final=0.87, method="fedavg")
+    assert said(plain, helped)[0].startswith("The private model adds")
+    assert said(plain, helped, other)[0].startswith("fedavg ends highest")
+    runs = [read_run(folder) for folder in (plain, helped, other)]
+    names, base = words.labels(runs), words.base_of(runs)
+    below = words.comparison_sentences(runs, names, base)
+    assert below[0].startswith("The private model adds")
