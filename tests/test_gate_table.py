@@ -63,11 +63,13 @@ def play(folder: Path, bad: bool) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run with bad replies and its twin without them."""
-    return (
-        play(tmp_path_factory.mktemp("bad"), True),
-        play(tmp_path_factory.mktemp("absent"), False),
-    )
+    """A run with bad replies and its twin without them, both with the same secret signs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("server_app.app.new_secret", lambda: bytes(32))
+        return (
+            play(tmp_path_factory.mktemp("bad"), True),
+            play(tmp_path_factory.mktemp("absent"), False),
+        )
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
