@@ -38,7 +38,6 @@ class Device:
     clients: the data of each client that it plays; a source plays one.
     model: the network in flat form; its parameters are scratch space between calls.
     memory: what survives from round to round.
-    initial_buffers: BatchNorm statistics and the like of the network before any training.
     own_model: architecture of the model that it keeps for itself, in methods that have one.
     task: what must be known to build a network for its images.
     teachers: its own foundation models, if it has any; nothing of them leaves the device.
@@ -62,7 +61,6 @@ class Device:
         self.plan_digest = plan_digest
         self.model = model
         self.memory = memory
-        self.initial_buffers = model.buffers
         self.own_model = own_model
         self.teachers = teachers
         images = clients[0].support_images
@@ -169,11 +167,10 @@ def _build(settings: RunSettings, node: NodeSettings, memory: Memory) -> Device:
         classes, digest = images.classes, shared.digest()
         role = "source" if numbers[0] < data.sources else "target"
         pictures = pictures_of_set(images, shared.clients[numbers[0]])
-    model, buffers = _model(settings.model, len(classes), data, settings.seed)
+    model = _model(settings.model, len(classes), data, settings.seed)
     own_model = node.own_model or _own_architecture(settings, clients[0].client)
     task = Task(settings.model, len(classes), data.channels, data.image_size)
     device = Device(role, clients, classes, digest, model, memory, own_model, task=task)
-    device.initial_buffers = buffers
     if node.teachers and role == "source":
         device.teachers = _teachers(Path(node.teachers), data.name, device, pictures)
     return device
@@ -191,10 +188,10 @@ def _teachers(path: Path, dataset: str, device: Device, pictures: Pictures) -> T
     return Teachers(path.expanduser(), dataset, device.classes, device.images[1], pictures)
 
 
-_MODELS: dict[tuple[str, int, DataSettings, int], tuple[FlatModel, Tensors]] = {}
+_MODELS: dict[tuple[str, int, DataSettings, int], FlatModel] = {}
 
 
-def _model(name: str, classes: int, data: DataSettings, seed: int) -> tuple[FlatModel, Tensors]:
+def _model(name: str, classes: int, data: DataSettings, seed: int) -> FlatModel:
     # Devices in one process share the scratch space: every use loads a vector first.
     key = (name, classes, data, seed)
     if key not in _MODELS:
@@ -202,8 +199,7 @@ def _model(name: str, classes: int, data: DataSettings, seed: int) -> tuple[Flat
         module: nn.Module = build(
             name, classes=classes, channels=data.channels, image_size=data.image_size, seed=seed
         )
-        model = FlatModel(module)
-        _MODELS[key] = model, model.buffers
+        _MODELS[key] = FlatModel(module)
     return _MODELS[key]
 
 
