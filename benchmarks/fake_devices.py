@@ -166,8 +166,8 @@ class FakeDevice:
             down = unpack(enrolment.Down, content)
             return pack(
                 enrolment.Up(
-                    role="source", clients=[-1], support=4, query=16, classes=self._classes,
-                    parameters=down.parameters, plan="", release="",
+                    role="source", clients=[-1], support=4, query=16, test=0, architecture="",
+                    classes=self._classes, parameters=down.parameters, plan="", release="",
                 )
             )  # fmt: skip
         work = unpack(fedavg.Down, content)
@@ -252,7 +252,12 @@ async def live(address: str, number: int, classes: list[str], stats: Path | None
     over = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
     while not over.is_set():
-        counts["ended"] = sum(device.done() for device in devices)
+        done = [device for device in devices if device.done()]
+        for device in done:
+            # What the server refuses is counted; a fault of these devices themselves ends all.
+            if not isinstance(device.exception(), grpc.aio.AioRpcError):
+                device.result()
+        counts["ended"] = len(done)
         if stats is not None:
             fresh = stats.with_suffix(".new")
             fresh.write_text(json.dumps(counts))
