@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from common.config import RunSettings
 from common.errors import ModelError
 from common.modelfile import load_model
-from common.models import FlatModel, build
-from server_app.private.architectures import last_linear_name
+from common.models import FlatModel, build, parts
 from server_app.private.published import torchvision_state
 from server_app.private.weights import read_weights
 
@@ -58,7 +57,7 @@ def copy_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -
     ------
     ModelError: anything else is missing or of another shape: these are weights of another model.
     """
-    head = f"{last_linear_name(module)}."
+    head = f"{parts.head_path(module)}."
     stem = f"{_first_convolution(module)}."
     given = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     kept, wrong = [], []

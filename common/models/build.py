@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from common import extensions
 from common.errors import ModelError
@@ -109,28 +109,6 @@ def _try(model: nn.Module, name: str, classes: int, channels: int, image_size: i
     if getattr(logits, "shape", None) != (1, classes):
         raise ModelError(f"model {name!r} is no classifier of one label for each image")
     model.train(training)
-
-
-def features_and_logits(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The input of the last linear layer, shape (n, f), and the logits, shape (n, classes).
-
-    Works for every classifier that ends in a linear layer; both results carry gradients.
-    """
-    head = _last_linear(module)
-    caught: list[Tensor] = []
-    hook = head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
-    try:
-        logits = module(images)
-    finally:
-        hook.remove()
-    return caught[-1].flatten(1), logits
-
-
-def _last_linear(module: nn.Module) -> nn.Linear:
-    linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
-    if not linear:
-        raise ModelError(f"{type(module).__name__} has no linear layer to take features from")
-    return linear[-1]
 
 
 def _torchvision(name: str, classes: int, channels: int) -> nn.Module:

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from common.errors import DataError, ModelError, SettingsError
-from common.models import FlatModel
+from common.models import FlatModel, parts
 from server_app.knowledge.features import TeacherOutputs, teacher_outputs
 from server_app.knowledge.regularizer import Regularizer, ServerSet
 from server_app.knowledge.settings import KnowledgeSettings
@@ -22,7 +22,6 @@ from server_app.knowledge.terms.cross_entropy import CrossEntropy
 from server_app.knowledge.terms.kl import KullbackLeibler
 from server_app.knowledge.terms.squared_distance import SquaredDistance
 from server_app.knowledge.terms.tasks import TaskShape, TaskTransfer
-from server_app.private.architectures import last_linear
 from server_app.private.preprocessing import Preprocessing, as_labels, as_pixels
 from server_app.private.pretrained import PretrainedModel
 
@@ -64,9 +63,9 @@ def build_regularizer(
     labels = None
     if server_labels is not None and settings.labelled:
         labels = as_labels(server_labels, len(pixels), len(classes))
-    if last_linear(model.module).out_features != len(classes):
+    if parts.head(model.module).out_features != len(classes):
         raise DataError(
-            f"the client model has {last_linear(model.module).out_features} outputs, but the "
+            f"the client model has {parts.head(model.module).out_features} outputs, but the "
             f"server's set {len(classes)} classes"
         )
     teacher: TeacherOutputs | None = None
@@ -112,7 +111,7 @@ def _crd(
         settings,
         images=len(teacher.features),
         labels=labels,
-        student_width=last_linear(model.module).in_features,
+        student_width=parts.feature_size(model.module),
         teacher_width=teacher.features.shape[1],
         seed=seed,
     )

@@ -93,32 +93,3 @@ def clip_width(name: str) -> int:
     import open_clip
 
     return int((open_clip.get_model_config(name) or {})["embed_dim"])
-
-
-def last_linear(module: nn.Module) -> nn.Linear:
-    """The layer that gives the logits.
-
-    Raises
-    ------
-    ModelError: there is no linear layer.
-    """
-    return module.get_submodule(last_linear_name(module))  # type: ignore[return-value]
-
-
-def last_linear_name(module: nn.Module) -> str:
-    """Path of the layer that gives the logits, as in ``named_modules``."""
-    names = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
-    if not names:
-        raise ModelError(f"{type(module).__name__} has no linear layer to take features from")
-    return names[-1]
-
-
-def replace_head(module: nn.Module, classes: int, seed: int) -> None:
-    """Put a fresh last linear layer for ``classes`` in place of the old one."""
-    path = last_linear_name(module)
-    old = last_linear(module)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        new = nn.Linear(old.in_features, classes, bias=old.bias is not None)
-    parent, _, attribute = path.rpartition(".")
-    setattr(module.get_submodule(parent), attribute, new)

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import DataError, ModelError
+from common.models import parts
 from server_app.knowledge.settings import PretrainSettings
-from server_app.private.architectures import build_architecture, replace_head
+from server_app.private.architectures import build_architecture
 from server_app.private.preprocessing import Preprocessing, as_labels, as_pixels, random_views
 from server_app.private.pretrained import CARD, PretrainedModel
 from server_app.private.seen import Seen
@@ -103,7 +104,11 @@ def _start(
         return PretrainedModel(start, module, classes, preprocessing)
     module = copy.deepcopy(start.module)
     if start.classes != classes:
-        replace_head(module, len(classes), seed)
+        old = parts.head(module)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            new = nn.Linear(old.in_features, len(classes), bias=old.bias is not None)
+        parts.replace_head(module, new)
     return PretrainedModel(start.architecture, module, classes, start.preprocessing)
 
 

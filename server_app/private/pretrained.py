@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from common.errors import ModelError
 from common.files import read_json, write_atomic, write_json
-from common.models import features_and_logits
-from server_app.private.architectures import build_architecture, last_linear
+from common.models import features_and_logits, parts
+from server_app.private.architectures import build_architecture
 from server_app.private.preprocessing import Preprocessing
 from server_app.private.seen import Seen
 from server_app.private.weights import fingerprint, load_weights, read_weights, weights_bytes
@@ -74,7 +74,7 @@ class PretrainedModel:
         card = {
             "format": _FORMAT,
             "architecture": self.architecture,
-            "outputs": last_linear(self.module).out_features,
+            "outputs": parts.head(self.module).out_features,
             "classes": list(self.classes),
             "preprocessing": self.preprocessing.as_dict(),
             "accuracy": self.accuracy,

@@ -15,11 +15,10 @@ from pathlib import Path
 from torch import Tensor
 
 from common.errors import ModelError
-from common.models import MODELS
+from common.models import MODELS, parts
 from server_app.private.architectures import (
     OPEN_CLIP,
     build_architecture,
-    last_linear_name,
 )
 from server_app.private.preprocessing import Preprocessing
 from server_app.private.pretrained import PretrainedModel
@@ -94,7 +93,7 @@ def _from_file(
 
 
 def _outputs(name: str, weights: dict[str, Tensor], wanted: Preprocessing, path: Path) -> int:
-    head = last_linear_name(build_architecture(name, 2, wanted)) + ".weight"
+    head = parts.head_path(build_architecture(name, 2, wanted)) + ".weight"
     found = {n.removeprefix("module."): tensor for n, tensor in weights.items()}.get(head)
     if found is None or found.ndim != 2:
         raise ModelError(f"{path} holds no weights of {name}: {head} is missing")

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from common.errors import ModelError
-from common.models import features_and_logits
+from common.models import features_and_logits, parts
 from server_app.knowledge.terms.batch import Batch, Term
 from server_app.knowledge.terms.crd import ContrastiveDistillation
 from server_app.knowledge.terms.cross_entropy import CrossEntropy
 from server_app.knowledge.terms.kl import KullbackLeibler
 from server_app.knowledge.terms.squared_distance import SquaredDistance
 from server_app.knowledge.terms.tasks import TaskShape, TaskTransfer
-from server_app.private.architectures import last_linear
 from tests.private.small import CLASSES, GREY8, double_student, labels, noise, pixels, settings
 
 TEACHER_WIDTH = 5
@@ -52,7 +51,7 @@ def crd(module: nn.Module, labelled: bool) -> Term:
         settings(),
         images=24,
         labels=labels() if labelled else None,
-        student_width=last_linear(module).in_features,
+        student_width=parts.feature_size(module),
         teacher_width=TEACHER_WIDTH,
         seed=0,
     )
