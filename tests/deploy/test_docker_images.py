@@ -71,6 +71,7 @@ def test_only_the_servers_image_has_the_servers_half(name: str):
         ("device", ["server_app"], ["doctor", "--help"]),
         ("device", ["server_app"], ["node", "--help"]),
         ("superlink", ["server_app", "torch", "PIL"], ["superlink", "--help"]),
+        ("superlink", ["server_app", "torch", "PIL"], ["superexec", "--help"]),
     ],
 )
 def test_an_image_has_all_that_its_commands_need(

@@ -123,8 +123,8 @@ def test_manifests_hold_no_secret():
 
 def test_flower_takes_the_arguments(monkeypatch: pytest.MonkeyPatch):
     executor = find("Deployment", "executor")["spec"]["template"]["spec"]["containers"][0]["args"]
-    taken = _parse_args().parse_args(executor[1:])
-    assert (executor[0], str(taken.executor)) == ("flower-superexec", "kubernetes")
+    taken = _parse_args().parse_args(executor[2:])
+    assert (executor[:2], str(taken.executor)) == (["augflower", "superexec"], "kubernetes")
     link = find("StatefulSet", "superlink")["spec"]["template"]["spec"]["containers"][0]["args"]
     options = _parse_args_run_superlink().parse_args(link[2:])
     assert options.enable_supernode_auth
