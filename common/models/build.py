@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from common.errors import ModelError
 from common.models.cnn import cnn
 from common.models.resnet import resnet
 from common.models.small_stem import small_stem
+from common.models.widths import cut, name_and_width
 
 Builder = Callable[[int, int, int], nn.Module]
 _WIDE = (32, 64, 128, 256)
@@ -52,7 +55,10 @@ def build(name: str, *, classes: int, channels: int, image_size: int, seed: int 
 
     Parameters
     ----------
-    name: one of ``known()``, or ``torchvision:NAME`` or ``timm:NAME``.
+    name: one of ``known()``, or ``torchvision:NAME``, ``timm:NAME`` or ``open_clip:NAME``, the
+        image tower with a new linear layer behind it. A vision transformer takes images of
+        ``image_size``; ``timm:NAME/4`` has patches of 4 pixels. With ``@0.5`` behind any of them,
+        it is cut to half its width (``common/models/widths.py``).
     image_size: height and width of the square input, pixels.
     seed: of the initialisation; the caller's random state is left as it was.
 
@@ -67,7 +73,8 @@ def build(name: str, *, classes: int, channels: int, image_size: int, seed: int 
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _create(name, classes, channels, image_size)
+        whole, width = name_and_width(name)
+        model = cut(_create(whole, classes, channels, image_size), width)
     _try(model, name, classes, channels, image_size)
     return model
 
@@ -82,7 +89,9 @@ def _create(name: str, classes: int, channels: int, image_size: int) -> nn.Modul
     if library == "torchvision":
         return _torchvision(rest, classes, channels)
     if library == "timm":
-        return _timm(rest, classes, channels)
+        return _timm(rest, classes, channels, image_size)
+    if library == "open_clip":
+        return _open_clip(rest, classes, channels, image_size)
     if name in extensions.added("models"):
         register(name, extensions.load("models", name))
     builder = MODELS.get(name) or _REGISTERED.get(name)
@@ -90,7 +99,7 @@ def _create(name: str, classes: int, channels: int, image_size: int) -> nn.Modul
         near = difflib.get_close_matches(name, known(), n=3) or known()
         raise ModelError(
             f"no model is named {name!r}; near: {', '.join(near)}. Also possible: "
-            "torchvision:NAME and timm:NAME"
+            "torchvision:NAME, timm:NAME and open_clip:NAME"
         )
     return builder(classes, channels, image_size)
 
@@ -144,11 +153,49 @@ def _replace_stem(model: nn.Module, channels: int) -> None:
     )
 
 
-def _timm(name: str, classes: int, channels: int) -> nn.Module:
+def _timm(name: str, classes: int, channels: int, image_size: int) -> nn.Module:
     import timm
 
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise ModelError(f"timm has no model {name!r}; near: {', '.join(near) or 'none'}")
-    model: nn.Module = timm.create_model(name, num_classes=classes, in_chans=channels)
+    plain, slash, patch = name.partition("/")
+    if not timm.is_model(plain):
+        near = difflib.get_close_matches(plain, timm.list_models(), n=3)
+        raise ModelError(f"timm has no model {plain!r}; near: {', '.join(near) or 'none'}")
+    options: dict[str, Any] = {}
+    configuration = timm.get_pretrained_cfg(plain)
+    if configuration is not None and configuration.fixed_input_size:
+        options["img_size"] = image_size
+    if slash:
+        options["patch_size"] = int(patch) if patch.isdecimal() else 0
+        if not 0 < options["patch_size"] <= image_size:
+            raise ModelError(
+                f"model timm:{name}: {patch!r} is no size of patches; 1 to {image_size} pixels are"
+            )
+    try:
+        model: nn.Module = timm.create_model(
+            plain, num_classes=classes, in_chans=channels, **options
+        )
+    except TypeError as error:
+        raise ModelError(f"timm's {plain} has no patches whose size could be chosen") from error
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ModelError(
+            f"timm's {plain} cannot take images of {image_size} pixels: {str(error)[:200]}; choose "
+            f"another image-size, or patches that fit, such as timm:{plain}/4"
+        ) from error
     return model
+
+
+def _open_clip(name: str, classes: int, channels: int, image_size: int) -> nn.Module:
+    import open_clip
+
+    if name not in (known := open_clip.list_models()):
+        near = difflib.get_close_matches(name, known, n=3)
+        raise ModelError(f"open_clip has no model {name!r}; near: {', '.join(near) or 'none'}")
+    sizes = open_clip.get_model_config(name)
+    tower = open_clip.model._build_vision_tower(
+        sizes["embed_dim"],
+        {**sizes["vision_cfg"], "image_size": image_size},
+        sizes.get("quick_gelu", False),
+    )
+    if channels != 3:
+        _replace_stem(tower, channels)
+    return nn.Sequential(OrderedDict(tower=tower, head=nn.Linear(sizes["embed_dim"], classes)))

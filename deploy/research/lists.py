@@ -40,7 +40,9 @@ def models() -> list[Entry]:
         *entries,
         *((name, _of_package(point)) for name, point in extensions.added("models").items()),
         ("torchvision:NAME", "any classifier of torchvision"),
-        ("timm:NAME", "any of timm, if it is installed"),
+        ("timm:NAME", "any of timm, if it is installed; timm:NAME/4 has patches of 4 pixels"),
+        ("open_clip:NAME", "image tower of open_clip, if it is installed, with a linear layer"),
+        ("NAME@0.5", "any of these cut to half its width, if it has units to leave out"),
     ]
 
 
