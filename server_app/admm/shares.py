@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from server_app.saved import Saved
 
@@ -31,6 +31,14 @@ class Shares:
         if self._equal:
             return 1 / (len(self._examples) - len(gone) + back)
         return own / (self._total - examples + own * back)
+
+    def present(self, clients: Iterable[int]) -> list[int]:
+        """Those of some clients that have not left."""
+        return [client for client in clients if client in self]
+
+    def stale(self, clients: Container[int]) -> float:
+        """Sum of w_i of those of some clients that have left."""
+        return sum(self(client) for client in self.gone if client in clients)
 
     def enrol(self, client: int, examples: int) -> None:
         """A client has introduced itself, or has done so again."""

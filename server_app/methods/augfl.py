@@ -30,17 +30,17 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from common.errors import SettingsError
 from common.methods.augfl import Difference, Down, Up
 from common.tensors import Tensors
 from server_app.admm.duals import Duals
 from server_app.admm.penalty import Penalty
+from server_app.admm.proximal import Proximal, distance_weight
+from server_app.admm.safeguard import Safeguard
 from server_app.admm.shares import Shares
 from server_app.aggregation.expected import Expected, Vector
 from server_app.method import (
     LOST,
     WORSE,
-    Knowledge,
     Method,
     MethodSettings,
     Replies,
@@ -96,31 +96,13 @@ class Settings(MethodSettings):
         return self
 
 
-def _distance_weight(knowledge: Knowledge | None) -> float:
-    """w, where R_h is w ||theta - theta_c||^2.
-
-    Raises
-    ------
-    SettingsError: it has other terms, for which there is no exact step.
-    """
-    weight = None if knowledge is None else knowledge.distance_weight
-    if weight is None:
-        raise SettingsError(
-            "augfl.update=exact is for the squared distance alone: set "
-            "knowledge.squared-distance above 0 and knowledge.cross-entropy, .kl, .crd and .tasks "
-            "to 0, or augfl.update=linearised"
-        )
-    return weight
-
-
 class Server(Method):
     """Inexact consensus ADMM with a knowledge-transfer regularizer.
 
     Attributes
     ----------
+    duals: Y, and whose.
     share: w_i.
-    rho: as set, or raised after a return to the best model.
-    used: rho of the last step.
     """
 
     down, up = Down, Up
@@ -128,19 +110,18 @@ class Server(Method):
 
     model: Saved[Tensors]
     duals: Saved[Duals]
-    penalty: Saved[Penalty]
     share: Saved[Shares]
-    rho: Saved[float]
-    used: Saved[float]
+    penalty: Saved[Penalty]
+    safeguard: Saved[Safeguard]
 
     def __init__(self, settings: Settings, setup: Setup) -> None:
         super().__init__(settings, setup)
         self.knowledge = setup.knowledge if settings.uses_knowledge else None
-        self.distance = 0.0 if settings.update != "exact" else _distance_weight(self.knowledge)
+        self.exact = distance_weight(self.knowledge) if settings.update == "exact" else 0.0
         self.duals = Duals(len(setup.model), setup.secret)
-        self.penalty = Penalty(settings.adaptive_rho)
         self.share = Shares(settings.weights == "equal")
-        self.rho = self.used = settings.rho
+        self.penalty = Penalty(settings.rho, settings.adaptive_rho)
+        self.safeguard = Safeguard(settings.adaptive_rho)
 
     @property
     def lost(self) -> float:
@@ -158,9 +139,8 @@ class Server(Method):
         cannot be rid of them but by a restart, which costs a round of plain gradients.
         """
         self.share.leave(clients)
-        stale = [client for client in self.share.gone if client in self.duals.entered]
-        if sum(map(self.share, stale)) > STALE:
-            self._restart()
+        if self.share.stale(self.duals.entered) > STALE:
+            self.restart()
 
     def broadcast(self, round: int, client: int, **more: Any) -> Down:
         """The global model and what the client needs for equations (7) and (10)-(12)."""
@@ -188,76 +168,58 @@ class Server(Method):
     def go_back(self, model: Tensors | None, buffers: Tensors, blamed: bool) -> bool:
         """Return to an earlier model; with twice the rho, where no client can be blamed."""
         careful = self.settings.adaptive_rho and not blamed
-        if careful:
-            self.rho = 2 * self.used
-        self.penalty.restart()
-        self._restart()
+        self.penalty.restart(double=careful)
+        self.safeguard.restart()
+        self.restart()
         super().go_back(model, buffers, blamed)
         return careful
+
+    def restart(self, round: int = 0, lost: Sequence[int] = ()) -> None:
+        """All duals start again from zero; those of ``lost``, in Y, were known to nobody."""
+        self.duals.restart(round, lost)
+        self.penalty.forget_step()
 
     def step(self, round: int, replies: Replies) -> dict[str, float]:
         """Equation (13)."""
         valid = {client: up for client, up in replies.ups.items() if replies.weight(client)}
-        metrics = self._update(round, replies, valid) if valid else {}
+        metrics = self.update(round, replies, valid) if valid else {}
         if lost := sorted(replies.ups.keys() - valid.keys()):
-            # Their old duals are part of Y and nobody knows them any more.
-            self._restart(round, lost)
+            self.restart(round, lost)
             metrics["restarted_duals"] = len(lost)
         return metrics
 
-    def _restart(self, round: int = 0, lost: Sequence[int] = ()) -> None:
-        self.duals.restart(round, lost)
-        self.penalty.moved, self.penalty.stepped = 0.0, 0
-
-    def _update(self, round: int, replies: Replies, valid: dict[int, Up]) -> dict[str, float]:
-        s, increments = self.settings, replies.total("increment")  # sum_i Delta_i
-        weights = sum(map(replies.weight, valid))
-        self.duals.add(increments, valid)
+    def update(self, round: int, replies: Replies, valid: dict[int, Up]) -> dict[str, float]:
+        """Equation (13) with the replies that go on from the duals in Y."""
+        s, theta = self.settings, torch.tensor(self.model.vector)
+        increments = replies.total("increment")  # sum_i Delta_i
+        self.duals.add(increments, valid)  # Y, now with them
         self.share.welcome(valid)
-        known = [client for client in self.duals.entered if client in self.share]
-        share = sum(map(self.share, known))
+        clients = self.share.present(self.duals.entered)
+        share = sum(map(self.share, clients))
         # While some clients have never replied, R_h must not outweigh those that have.
-        lambda_ = s.lambda_ * share
-        theta = torch.tensor(self.model.vector)
-        drift = torch.from_numpy((self.duals.total + increments).astype(np.float32))
-        slope, terms, bend = torch.zeros(()), dict[str, float](), 0.0
-        if self.knowledge is not None:
-            slope, terms = self.knowledge.gradient(theta)
-            if s.adaptive_rho or s.server_steps > 1:
-                bend = lambda_ * self.knowledge.curvature(theta, slope)
+        prior = Proximal(
+            self.knowledge, theta, s.lambda_ * share, s.server_steps, self.exact, s.adaptive_rho
+        )
         curvature = self.penalty.secant(
-            float(np.linalg.norm(increments)), replies.mean("curvature") * share,
-            1.0 if len(valid) == len(known) else weights / share,
+            float(np.linalg.norm(increments)),
+            replies.mean("curvature") * share,
+            1.0 if len(valid) == len(clients) else sum(map(replies.weight, valid)) / share,
             (up.base for up in valid.values()),
-        )  # fmt: skip
-        steps = s.server_steps if self.knowledge is not None else 1
-        implicit = steps > 1 or s.update == "exact"  # else P answers the curvature of R_h
-        penalty = self.penalty.total(self.rho * len(known), curvature, 0.0 if implicit else bend)
-        damping = self.penalty.damping(penalty, bend) if steps > 1 else 0.0
-        # Exact: [2 lambda w theta_c + sum] / (2 lambda w + P), as a step from theta.
-        exact, size = 2 * lambda_ * self.distance, float(theta.norm())
-        move = drift.sub(slope, alpha=lambda_).div_(penalty + damping + exact)
-        if steps > 1:
-            move.mul_(self.penalty.stride(float(move.norm()), size))
-        for _ in range(steps - 1):
-            assert self.knowledge is not None
-            slope_k, terms = self.knowledge.gradient(theta + move)
-            more = move.mul(damping).add_(drift).sub_(slope_k, alpha=lambda_)
-            more.div_(penalty + damping).sub_(move)
-            move.add_(more, alpha=self.penalty.stride(float(more.norm()), size))
-        self.used = penalty / len(known)
-        move.mul_(self.penalty.shorten(float(move.norm()), size))
-        self.model = self.model.with_vector(theta.add_(move).numpy())
-        length = self.penalty.moved = float(move.norm())
-        self.penalty.stepped = round
+        )
+        penalty = self.penalty.total(len(clients), curvature, prior.explicit)  # P
+        drift = torch.from_numpy((self.duals.total + increments).astype(np.float32))
+        size = float(theta.norm())
+        step = prior.step(drift, penalty, lambda length: self.safeguard.inner(length, size))
+        cut = self.safeguard.cut(step, size)
+        length = float(step.norm())
+        self.penalty.note(round, length, cut)
+        self.model = self.model.with_vector(theta.add_(step).numpy())
         squares = sum(replies.norms["increment"][client] ** 2 for client in valid)
         return {
-            "rho": self.used,
+            "rho": self.penalty.used,
             "curvature": curvature,
-            "primal_residual": squares**0.5 * len(known) / penalty,
+            "primal_residual": squares**0.5 * len(clients) / penalty,
             "dual_residual": penalty * length,
             "step_norm": length,
-            **({"transfer_curvature": bend / lambda_} if bend else {}),
-            **({"transfer_gradient": float(slope.norm())} if terms else {}),
-            **{f"transfer_{name}": value for name, value in terms.items()},
+            **prior.metrics(),
         }

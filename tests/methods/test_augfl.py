@@ -9,7 +9,7 @@ from torch import Tensor
 from client_app.methods.augfl import train
 from common.errors import RunError
 from common.tensors import Tensors
-from server_app.admm.penalty import STRIDE
+from server_app.admm.safeguard import INNER
 from server_app.aggregation.replies import Replies
 from server_app.method import Setup, Source
 from server_app.methods.augfl import Server, Settings
@@ -305,7 +305,7 @@ def test_the_servers_steps_do_not_trust_a_flat_secant():
     start = server.model.vector.copy()
     play(server, train, devices, [1])
     moved = np.linalg.norm(server.model.vector - start)
-    assert 0 < moved < 1.001 * 5 * STRIDE * np.linalg.norm(start)
+    assert 0 < moved < 1.001 * 5 * INNER * np.linalg.norm(start)
 
 
 def test_exact_update_is_for_one_step_alone():
