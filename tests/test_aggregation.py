@@ -302,6 +302,30 @@ def test_collected_fields_are_kept_one_by_one():
     assert replies.each("x") == dict(enumerate(sent))
 
 
+@pytest.mark.parametrize(
+    "pattern", [Vector((A, B)), Exactly((A, B)), AnyOf((A, B)), Part((A,), WHERE)]
+)
+def test_the_order_of_clients_does_not_matter(pattern: Exactly):
+    dice = np.random.default_rng(0)
+    weights = dice.uniform(1e-3, 1e3, 12)
+    sent = [
+        Up(1, 1, float(dice.normal()), Tensors.pack({
+            name: dice.normal(size=shape).astype(kind) for name, shape, kind in pattern.largest
+        }))
+        for _ in weights
+    ]  # fmt: skip
+    found = []
+    for order in (range(12), dice.permutation(12)):
+        method = Counts(lambda client: {"x": pattern}, lambda up: weights[sent.index(up)])
+        replies = Replies(method)
+        for client in order:
+            replies.accept(replies.offer(client, sent[client]))
+        replies.sort()
+        moved = replies.moved("x", like((A, B)))
+        found.append((moved.vector.tobytes(), replies.loss, replies.mean("loss"), [*replies.ups]))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("pattern", [Vector, Exactly, NoLarger])
 def test_memory_does_not_grow_with_the_number_of_clients(pattern: type[Exactly]):
     big = (("a", (256, 256), "float32"),)

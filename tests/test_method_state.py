@@ -93,6 +93,24 @@ def test_a_look_leaves_no_trace(name: str, data: st.DataObject):
 
 
 @pytest.mark.parametrize("name", TRAINED)
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_the_order_in_which_replies_come_does_not_matter(name: str, data: st.DataObject):
+    one, other = server(name, CLIENTS), server(name, CLIENTS)
+    for round in range(1, 4):
+        plain, mixed = Replies(one), Replies(other)
+        ups = {client: reply(one, round, client, seed=1, scale=0.3) for client in range(CLIENTS)}
+        for client in range(CLIENTS):
+            accept(plain, client, ups[client])
+        for client in data.draw(st.permutations(range(CLIENTS))):
+            accept(mixed, client, ups[client])
+        mixed.sort()
+        assert mixed.loss == plain.loss
+        assert equal(one.step(round, plain), other.step(round, mixed))
+        assert same(one, other)
+
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_round_without_a_step_leaves_no_trace(name: str):
     one, other = server(name, CLIENTS), server(name, CLIENTS)
     play(one, range(1, 3), CLIENTS)

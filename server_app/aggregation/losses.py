@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 DEVIATIONS = 8.0
@@ -36,4 +38,5 @@ class Losses:
         deviation = max(SMALLEST, 1.4826 * float(np.median(np.abs(losses - middle))))
         most = middle + DEVIATIONS * deviation
         pairs = zip(self._losses, self._weights, strict=True)
-        return sum(weight * min(loss, most) for loss, weight in pairs) / sum(self._weights)
+        total = math.fsum(weight * min(loss, most) for loss, weight in pairs)
+        return total / math.fsum(self._weights)

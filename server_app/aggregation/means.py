@@ -3,8 +3,8 @@
     theta_j <- theta_j + sum_{i has j} n_i delta_ij / sum_{i has j} n_i
 
 An entry that nobody has stays what it was, to the bit. Memory does not grow with the number of
-clients. Integer tensors, which count something, take the largest value: an average of counters is
-no counter.
+clients, whose order does not matter. Integer tensors, which count something, take the largest
+value: an average of counters is no counter.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.tensors import Tensors
+from server_app.aggregation.exact_sum import ExactSum
 from server_app.aggregation.expected import Where
 
 
@@ -23,8 +24,10 @@ class Means:
     """sum_i w_i x_ij / sum_i w_i over the clients i that have entry j, in float64."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, NDArray[Any]] = {}  # of integers, the largest
-        self._weights: dict[str, NDArray[np.float64] | float] = {}
+        self._sums: dict[str, ExactSum] = {}
+        self._largest: dict[str, NDArray[Any]] = {}  # of integers
+        self._whole: dict[str, ExactSum] = {}  # weights of those that have all of a tensor
+        self._partial: dict[str, ExactSum] = {}  # and, entry by entry, of those that have some
 
     def add(
         self,
@@ -41,25 +44,18 @@ class Means:
         whole: with ``where``, shapes of the whole tensors.
         """
         for name, array in part.unpack().items():
-            at: Any = ... if where is None else np.ix_(*where[name])
-            counts = array.dtype.kind != "f"
-            if name not in self._sums:
-                shape = array.shape if whole is None else whole[name]
-                self._sums[name] = (
-                    np.full(shape, _least(array.dtype)) if counts else np.zeros(shape)
-                )
-                self._weights[name] = 0.0
-            total = self._sums[name]
-            if counts:
-                total[at] = np.maximum(total[at], array)
+            at = None if where is None else np.ix_(*where[name])
+            shape = array.shape if where is None or whole is None else whole[name]
+            if array.dtype.kind == "f":
+                self._sums.setdefault(name, ExactSum(shape)).add(array, weight, at)
             else:
-                total[at] += array.astype(np.float64) * weight
-            weights = self._weights[name]
-            if isinstance(weights, float):
-                weights = weights + weight if where is None else np.full(total.shape, weights)
-            if not isinstance(weights, float):
-                weights[at] += weight
-            self._weights[name] = weights
+                largest = self._largest.setdefault(name, np.full(shape, _least(array.dtype)))
+                there = ... if at is None else at
+                largest[there] = np.maximum(largest[there], array)
+            if at is None:
+                self._whole.setdefault(name, ExactSum(())).add(weight)
+            else:
+                self._partial.setdefault(name, ExactSum(shape)).add(weight, at=at)
 
     def values(self, old: Tensors) -> Tensors:
         """The means, where there are any; elsewhere the old values.
@@ -76,22 +72,29 @@ class Means:
     def covered(self) -> int:
         """Number of entries that somebody had."""
         return sum(
-            int(np.count_nonzero(np.broadcast_to(self._weights[name], total.shape)))
-            for name, total in self._sums.items()
+            int(np.count_nonzero(self._weights(name, total.shape)))
+            for name, total in self._totals().items()
         )
+
+    def _totals(self) -> dict[str, NDArray[Any]]:
+        """By name, in the order of the names: that of the clients must not matter."""
+        sums = {name: total.total for name, total in self._sums.items()}
+        return dict(sorted((sums | self._largest).items()))
+
+    def _weights(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        both = [sums[name].total for sums in (self._whole, self._partial) if name in sums]
+        return np.broadcast_to(sum(both[1:], both[0]), shape)
 
     def _over(self, old: Tensors, changes: bool) -> Tensors:
         before = old.unpack()
         after = dict(before)
-        for name, total in self._sums.items():
-            counts, weights = total.dtype.kind != "f", self._weights[name]
+        for name, total in self._totals().items():
+            counts, weights = total.dtype.kind != "f", self._weights(name, total.shape)
             new = np.zeros(total.shape, total.dtype if counts else np.float32)
             base: NDArray[Any] = before.get(name, new)
             with np.errstate(invalid="ignore", divide="ignore"):
                 mean = total if counts else total / weights + (base if changes else 0.0)
-            after[name] = np.where(
-                np.broadcast_to(weights, total.shape) > 0, mean.astype(base.dtype), base
-            )
+            after[name] = np.where(weights > 0, mean.astype(base.dtype), base)
         return Tensors.pack(after)
 
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from common.errors import RunError
 from common.tensors import Tensors
+from server_app.aggregation.exact_sum import ExactSum
 from server_app.aggregation.expected import Exactly, Expected, Vector
 from server_app.aggregation.losses import Losses
 from server_app.aggregation.means import Means
-from server_app.aggregation.running_sum import RunningSum
 
 EMPTY = Tensors((), {})
+
+BLOCK = 1 << 16
+"""Elements of a vector that are squared at a time."""
 
 
 class Weighing(Protocol):
@@ -65,19 +66,22 @@ class Replies:
     Tensors are added up when a reply is accepted and are gone then, but for those fields that the
     method asks to keep one by one; memory does not grow with the number of clients otherwise.
 
+    Sums and means are the same bits in whatever order replies are accepted, and after ``sort`` all
+    that is kept by client is in the order of clients.
+
     Weights and what is expected are asked of the method, once for each reply, so that no method can
     add up with one weight and divide by another.
     """
 
     def __init__(self, method: Weighing) -> None:
         self._method = method
-        self._sums: dict[str, RunningSum] = {}
+        self._sums: dict[str, ExactSum] = {}
         self._patterns: dict[str, Exactly] = {}
         self._means: dict[str, Means] = {}
         self._whole: dict[str, bool] = {}
         self._kept: dict[str, dict[int, Tensors]] = {}
         self._weights: dict[int, float] = {}
-        self._factors: dict[str, float] = {}
+        self._factors: dict[str, ExactSum] = {}
         self._losses = Losses()
         self.norms: dict[str, dict[int, float]] = {}
         self.ups: dict[int, Any] = {}
@@ -106,9 +110,9 @@ class Replies:
                 )
             if isinstance(pattern, Vector):
                 if name not in self._sums:
-                    self._sums[name] = RunningSum(len(tensors))
+                    self._sums[name] = ExactSum((len(tensors),))
                     self._patterns[name] = pattern
-                sizes[name] = self._sums[name].offer(tensors.vector, factor)
+                sizes[name] = _norm(tensors.vector)
             else:
                 sizes[name] = _rms(tensors)
         weight, compared = method.weight(client, up), method.check(client, up, dict(sizes))
@@ -123,12 +127,12 @@ class Replies:
             if name in self._method.collects:
                 self._kept.setdefault(name, {})[client] = tensors
             elif isinstance(pattern, Vector):
-                self._sums[name].keep(tensors.vector, offer.factor)
+                self._sums[name].add(tensors.vector, offer.factor)
             else:
                 where = pattern.places(tensors.specs)
                 whole = None if where is None else {spec[0]: spec[1] for spec in pattern.specs}
                 self._means.setdefault(name, Means()).add(tensors, offer.factor, where, whole)
-            self._factors[name] = self._factors.get(name, 0.0) + offer.factor
+            self._factors.setdefault(name, ExactSum(())).add(offer.factor)
         self._weights[client] = offer.weight
         self._losses.add(up.loss, offer.weight)
         self.ups[client] = replace(up, **dict.fromkeys(offer.expected, EMPTY))
@@ -146,17 +150,17 @@ class Replies:
     def mean(self, number: str, of: Callable[[Any], bool] = lambda up: True) -> float:
         """Weighted mean of a numeric field, over the replies for which ``of`` holds; else 0."""
         chosen = [(self._weights[client], up) for client, up in self.ups.items() if of(up)]
-        total = reduce(add, (weight for weight, _ in chosen), 0.0)
-        return reduce(add, (w * getattr(up, number) for w, up in chosen), 0.0) / (total or 1.0)
+        total = math.fsum(weight for weight, _ in chosen)
+        return math.fsum(weight * getattr(up, number) for weight, up in chosen) / (total or 1.0)
 
     def total(self, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """sum_i factor_i x_i of a field of whole vectors, shape (d,); until the next round."""
-        return self._sums[name].total
+        """sum_i factor_i x_i of a field of whole vectors, shape (d,)."""
+        return self._sums[name].total.astype(np.float32)
 
     def average(self, name: str) -> Tensors:
         """sum_i factor_i x_i / sum_i factor_i of a field of whole vectors; zero if none counts."""
-        factor = self._factors.get(name, 0.0)
-        vector = self.total(name) * np.float32(1.0 / factor if factor else 0.0)
+        factor = float(self._factors[name].total) if name in self._factors else 0.0
+        vector = (self._sums[name].total * (1.0 / factor if factor else 0.0)).astype(np.float32)
         return Tensors(self._patterns[name].specs, {"float32": vector} if vector.size else {})
 
     def averaged(self, name: str, old: Tensors) -> Tensors:
@@ -173,6 +177,12 @@ class Replies:
         """Number of entries of a field that somebody had."""
         return self._means[name].covered if name in self._means else 0
 
+    def sort(self) -> None:
+        """Put what is kept by client in the order of clients."""
+        self.ups = dict(sorted(self.ups.items()))
+        self.norms = {name: dict(sorted(norms.items())) for name, norms in self.norms.items()}
+        self._kept = {name: dict(sorted(kept.items())) for name, kept in self._kept.items()}
+
     def each(self, name: str) -> dict[int, Tensors]:
         """A field of each client, where the method has asked to collect it."""
         return self._kept.get(name, {})
@@ -181,6 +191,16 @@ class Replies:
 def _present(expected: Expected, up: Any) -> Expected:
     """Without optional fields that a client has left out."""
     return {name: p for name, p in expected.items() if getattr(up, name) is not None}
+
+
+def _norm(vector: np.ndarray[Any, np.dtype[np.float32]]) -> float:
+    """Euclidean norm; infinite or NaN if a value is not finite, or too long for float32 to square.
+
+    Block by block, for BLAS shares a long one out among threads, whose number then counts.
+    """
+    with np.errstate(all="ignore"):
+        blocks = (vector[start : start + BLOCK] for start in range(0, len(vector), BLOCK))
+        return math.sqrt(sum(float(np.dot(block, block)) for block in blocks))
 
 
 def _rms(tensors: Tensors) -> float:

@@ -128,6 +128,7 @@ class Training:
                             replied.add(one.answer.client_id)
                     held.clear()
         with watch.phase("update"):
+            self._replies.sort()
             metrics, back = self.safeguard.close(round, len(asked), self._replies, self._grown)
             silent = (self.enrolled.keys() - free) | (set(asked) - replied)
             if left := self._absence.note(sorted(silent), replied):
