@@ -109,10 +109,10 @@ def _device(asked: argparse.Namespace) -> tuple[Any, Any]:
 
 def _resident(asked: argparse.Namespace, device: Any, down: Any) -> None:
     """The same training with the teacher beside it, asked for every batch."""
-    from client_app.distillation import kl
     from client_app.sgd import local_sgd
     from client_app.teachers.clip import Clip
     from client_app.teachers.prompts import texts
+    from common.divergence import kl
 
     source, weights = _source(asked.model, asked.folder)
     clip = Clip(source, weights)

@@ -26,7 +26,7 @@ from benchmarks.fed_lpfm_runs import TAUGHT, Options, closing, options, print_ta
 from client_app.adapt import adapt, judge
 from client_app.batches import Batch
 from client_app.device import Device
-from client_app.distillation import kl, mixture
+from client_app.distillation import mixture
 from client_app.memory import Memory
 from client_app.methods import augfl, fed_lpfm, per_fedavg
 from client_app.pictures import pictures_of_set
@@ -36,6 +36,7 @@ from common.data.client import ClientData, client_data
 from common.data.images import LabelledImages
 from common.data.load import load
 from common.data.plan import Plan, plan
+from common.divergence import kl
 from common.files import write_atomic
 from common.methods import fedavg
 from common.methods.augfl import Up

@@ -13,10 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def kl(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
-    """tau^2 KL(softmax(teacher / tau) || softmax(student / tau))."""
-    return tau**2 * _divergence(F.log_softmax(student / tau, 1), F.log_softmax(teacher / tau, 1))
+from common.divergence import divergence
 
 
 def logit_mse(student: Tensor, teacher: Tensor) -> Tensor:
@@ -41,7 +38,7 @@ def decoupled(student: Tensor, teacher: Tensor, labels: Tensor, tau: float, beta
         rest = logs.masked_fill(chosen, -torch.inf).logsumexp(1)
         two_way.append(torch.stack([logs[chosen], rest], 1))
         others.append(F.log_softmax(logits[~chosen].view(len(logits), -1), 1))
-    return tau**2 * (_divergence(*two_way) + beta * _divergence(*others))
+    return tau**2 * (divergence(*two_way) + beta * divergence(*others))
 
 
 def similarity(student: Tensor, teachers: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -81,11 +78,6 @@ def mixture(logits: Tensor, weights: Tensor, tau: float) -> Tensor:
     """
     logs = F.log_softmax(logits / tau, 2) + weights.log().view(-1, 1, 1)
     return tau * logs.logsumexp(0)
-
-
-def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || student) of log-probabilities, averaged over the rows."""
-    return F.kl_div(student, teacher, log_target=True, reduction="batchmean")
 
 
 def _centred(logits: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ arrival, by both sides alike.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 CAP = 1e6
 """Too much for any loss, norm or curvature."""
@@ -28,6 +28,10 @@ Positive = Annotated[float, Between(0.0, CAP)]
 
 Count = Annotated[int, Between(0, 2**40)]
 """A number of things."""
+
+
+Crop = Literal["none", "crop", "crop-flip"]
+"""Random views of training images, made by ``common/data/crop.py``."""
 
 
 @dataclass(frozen=True)

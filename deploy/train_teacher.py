@@ -26,7 +26,6 @@ from rich.progress import track
 from safetensors.torch import save
 from torch import Generator, Tensor
 
-from client_app.augment import augment
 from client_app.batches import epoch
 from client_app.teachers.clip import Clip, preparation
 from client_app.teachers.prompts import texts
@@ -34,6 +33,7 @@ from client_app.teachers.settings import TeacherSettings
 from client_app.teachers.source import CONFIG, Source, create, describe
 from client_app.teachers.weights import find_weights
 from common.config import DataSettings
+from common.data.crop import crop
 from common.data.images import Indices, LabelledImages
 from common.data.load import load
 from common.data.plan import server_parts
@@ -141,7 +141,7 @@ def _fit(
     for _ in track(range(epochs), "training the teacher", transient=True):
         for batch, classes in epoch(pixels, labels, size, dice):
             optimizer.zero_grad()
-            seen = model.encode_image(augment(batch, "crop", dice), normalize=True)
+            seen = model.encode_image(crop(batch, "crop", dice, "reflect"), normalize=True)
             captions = torch.randint(len(CAPTIONS), (len(sentences),), generator=dice)
             said = model.encode_text(tokens[every, captions], normalize=True)
             scores = model.logit_scale.exp() * seen @ said.T

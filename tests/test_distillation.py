@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from client_app.distillation import decoupled, kl, logit_mse, mixture, similarity
+from client_app.distillation import decoupled, logit_mse, mixture, similarity
+from common.divergence import kl
 
 
 def logits(seed: int, n: int = 6, classes: int = 5) -> torch.Tensor:

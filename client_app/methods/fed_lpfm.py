@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from client_app import distillation
-from client_app.augment import augment
 from client_app.batches import Batch
 from client_app.device import Device
 from client_app.sgd import local_sgd
 from client_app.teachers.answers import Answers
 from client_app.teachers.room import NoRoom
+from common.data.crop import crop
+from common.divergence import kl
 from common.errors import ModelError
 from common.methods.fed_lpfm import Down, Up, Without
 from common.models import features_and_logits
@@ -53,7 +54,7 @@ def train(down: Down, device: Device) -> Up:
     def gradient(vector: Tensor, batch: Batch) -> tuple[Tensor, float]:
         nonlocal distilled, seen
         seen_images, rows = batch
-        inputs = augment(seen_images, down.augmentation, dice)
+        inputs = crop(seen_images, down.augmentation, dice, "reflect")
         terms = [0.0, 0.0]
 
         def loss() -> Tensor:
@@ -112,7 +113,7 @@ def _distillation(
     goal = distillation.mixture(answers.logits[:, rows], answers.weights, down.temperature)
     match down.loss:
         case "kl":
-            return distillation.kl(logits, goal, down.temperature)
+            return kl(logits, goal, down.temperature)
         case "mse":
             return distillation.logit_mse(logits, goal)
         case "decoupled":

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from client_app.batches import Batch
 from client_app.device import Device
-from client_app.distillation import kl
 from client_app.own_model import keep, new_model, recall
 from client_app.sgd import local_sgd
 from common.data.client import ClientData
+from common.divergence import kl
 from common.methods.fml import Down, Up
 from common.models import FlatModel
 from common.sgd import LocalSgd

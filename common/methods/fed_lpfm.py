@@ -7,12 +7,11 @@ and embeddings have no field here.
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from common.contract import CAP, Between, Result, Work
+from common.contract import CAP, Between, Crop, Result, Work
 from common.sgd import LocalSgd
 from common.tensors import Tensors
 
 Loss = Literal["kl", "mse", "features", "decoupled"]
-Augmentation = Literal["none", "crop", "crop-flip"]
 Without = Literal["", "no teacher", "no room", "teacher failed"]
 Few = Annotated[int, Between(0, 1000)]
 
@@ -28,7 +27,7 @@ class Down(Work):
     loss: Loss
     beta: float  # weight of the other classes in "decoupled"
     sgd: LocalSgd
-    augmentation: Augmentation
+    augmentation: Crop
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
+from common.data.crop import crop
 from common.errors import RunError
 from common.models import FlatModel, features_and_logits
 from server_app.knowledge.features import TeacherOutputs
@@ -22,7 +23,7 @@ from server_app.knowledge.sampler import EpochSampler
 from server_app.knowledge.settings import KnowledgeSettings
 from server_app.knowledge.terms.batch import Batch, Term
 from server_app.knowledge.terms.crd import ContrastiveDistillation
-from server_app.private.preprocessing import Preprocessing, random_views
+from server_app.private.preprocessing import Preprocessing
 
 # Length of the secant over the length of theta: far above float32's rounding, and still local.
 _SECANT = 1e-2
@@ -175,7 +176,7 @@ class Regularizer:
     def _batch(self, indices: Tensor, seed: int) -> Batch:
         images, module = self._images, self._model.module
         generator = torch.Generator().manual_seed(_VIEWS + seed)
-        views = random_views(images.pixels[indices], self._augment, generator)
+        views = crop(images.pixels[indices], self._augment, generator, "constant")
         inputs = images.preprocessing(views)
         features, logits = features_and_logits(module, inputs)
         teacher = self._teacher

@@ -7,8 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from common.config import Settings
-
-Augment = Literal["none", "crop", "crop-flip"]
+from common.contract import Crop
 
 
 class KnowledgeSettings(Settings):
@@ -44,7 +43,7 @@ class KnowledgeSettings(Settings):
     labelled: bool = Field(
         True, description="Whether D_s has labels; without, its folder needs no classes."
     )
-    augment: Augment = Field(
+    augment: Crop = Field(
         "none",
         description="Random views for the client model; the private model sees the original.",
     )
@@ -85,4 +84,4 @@ class PretrainSettings(Settings):
         lt=1,
         description="Share of each class that is held out to choose the best epoch.",
     )
-    augment: Augment = Field("none", description="Random views of the training images.")
+    augment: Crop = Field("none", description="Random views of the training images.")

@@ -16,8 +16,9 @@ from typing import Any
 
 from pydantic import Field
 
+from common.contract import Crop
 from common.errors import SettingsError
-from common.methods.fed_lpfm import Augmentation, Down, Loss, Up
+from common.methods.fed_lpfm import Down, Loss, Up
 from common.sgd import LocalSgd
 from server_app.aggregation.averaging import Averaging
 from server_app.method import MethodSettings, Replies, Setup
@@ -38,7 +39,7 @@ class Settings(MethodSettings):
         200, ge=0, description="Local epochs, over all rounds, before the rate falls; 0: never."
     )
     decay: float = Field(0.1, gt=0, le=1, description="Factor by which it falls.")
-    augmentation: Augmentation = Field(
+    augmentation: Crop = Field(
         "none", description="Of the proxy's images; teachers see them as they are."
     )
     sgd: LocalSgd = LocalSgd(lr=0.01, momentum=0.9, weight_decay=5e-4, epochs=5, batch_size=32)

@@ -1,4 +1,4 @@
-"""What a model wants its images to be: size, channels, normalisation, random views."""
+"""What a model wants its images to be: size, channels, normalisation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from common.errors import DataError, ModelError
-from server_app.knowledge.settings import Augment
 
 # ITU-R BT.601 luma.
 _LUMA = (0.299, 0.587, 0.114)
@@ -107,26 +106,6 @@ def _tensor(values: NDArray[Any] | Tensor) -> Tensor:
     if isinstance(values, np.ndarray) and not values.flags.writeable:
         values = values.copy()
     return torch.as_tensor(values)
-
-
-def random_views(pixels: Tensor, kind: Augment, generator: torch.Generator) -> Tensor:
-    """Each image moved by up to an eighth of its size over black, and mirrored in half the cases.
-
-    Four pixels of 32, as in the published code; "crop" moves only, "none" does nothing.
-    """
-    if kind == "none":
-        return pixels
-    count, _, height, width = pixels.shape
-    pad = max(1, height // 8)
-    shift = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator)
-    mirror = torch.rand(count, 1, generator=generator) < (0.5 if kind == "crop-flip" else 0.0)
-    rows = shift[0] + torch.arange(height)
-    columns = torch.arange(width).expand(count, width)
-    columns = shift[1] + torch.where(mirror, columns.flip(1), columns)
-    padded = functional.pad(pixels, (pad, pad, pad, pad))
-    return padded[
-        torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]
-    ].permute(0, 3, 1, 2)
 
 
 def _convert(images: Tensor, channels: int) -> Tensor:

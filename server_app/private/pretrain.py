@@ -16,11 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.data.crop import crop
 from common.errors import DataError, ModelError
 from common.models import parts
 from server_app.knowledge.settings import PretrainSettings
 from server_app.private.architectures import build_architecture
-from server_app.private.preprocessing import Preprocessing, as_labels, as_pixels, random_views
+from server_app.private.preprocessing import Preprocessing, as_labels, as_pixels
 from server_app.private.pretrained import CARD, PretrainedModel
 from server_app.private.seen import Seen
 
@@ -210,7 +211,10 @@ def _batches(
     size = min(settings.batch_size, count)
     for start in range(0, count - size + 1, size):
         chosen = order[start : start + size]
-        yield random_views(part.pixels[chosen], settings.augment, generator), part.labels[chosen]
+        yield (
+            crop(part.pixels[chosen], settings.augment, generator, "constant"),
+            part.labels[chosen],
+        )
 
 
 def _logits(model: PretrainedModel, pixels: Tensor) -> Tensor:

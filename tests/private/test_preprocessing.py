@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.errors import ModelError
-from server_app.private.preprocessing import Preprocessing, random_views
+from server_app.private.preprocessing import Preprocessing
 from tests.private.small import pixels
 
 
@@ -47,35 +47,3 @@ def test_normalisation_that_does_not_fit_is_an_error() -> None:
         Preprocessing(3, 4, (0.5,), (0.5,))
     with pytest.raises(ModelError, match="above 0"):
         Preprocessing(1, 4, (0.5,), (0.0,))
-
-
-def test_views_are_shifted_and_mirrored_images() -> None:
-    images = pixels(200, size=8)
-    generator = torch.Generator().manual_seed(0)
-    views = random_views(images, "crop-flip", generator)
-    padded = torch.nn.functional.pad(images, (1, 1, 1, 1))
-    kinds = set()
-    for image, view in zip(padded, views, strict=True):
-        fits = [
-            (row, column, mirror)
-            for row in range(3)
-            for column in range(3)
-            for mirror in (False, True)
-            if torch.equal(_cut(image, row, column, mirror), view)
-        ]
-        assert len(fits) == 1
-        kinds.add(fits[0])
-    assert len(kinds) == 18
-
-
-def _cut(image: torch.Tensor, row: int, column: int, mirror: bool) -> torch.Tensor:
-    cut = image[:, row : row + 8, column : column + 8]
-    return cut.flip(2) if mirror else cut
-
-
-def test_views_without_mirror_or_without_anything() -> None:
-    left = torch.zeros(100, 1, 8, 8, dtype=torch.uint8)
-    left[..., :2] = 200
-    generator = torch.Generator().manual_seed(0)
-    assert int(random_views(left, "crop", generator)[..., 4:].max()) == 0
-    assert random_views(left, "none", generator) is left

@@ -1,9 +1,4 @@
-"""Divergence of the student's class probabilities from the private model's.
-
-Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network" (2015), equation (1):
-both sides softened by a temperature T, and T^2 in front, so that T leaves the size of the
-gradient about as it is.
-"""
+"""Divergence of the student's class probabilities from the private model's."""
 
 from __future__ import annotations
 
@@ -11,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from common.divergence import kl
 from common.errors import ModelError
 from server_app.knowledge.terms.batch import Batch
 
@@ -47,10 +42,8 @@ class KullbackLeibler:
         """Mean over the batch; both sides are probabilities among the shared classes."""
         if batch.teacher_logits is None:
             raise TypeError("the KL term needs the private model's logits")
-        t = self._temperature
-        student = functional.log_softmax(batch.logits[:, self._student] / t, dim=1)
-        teacher = functional.log_softmax(batch.teacher_logits[:, self._teacher] / t, dim=1)
-        return t * t * functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        student, teacher = batch.logits[:, self._student], batch.teacher_logits[:, self._teacher]
+        return kl(student, teacher, self._temperature)
 
 
 def _names(classes: Sequence[str]) -> str:

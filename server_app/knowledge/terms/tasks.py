@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
+from common.divergence import divergence
 from common.errors import SettingsError
 from common.models import FlatModel
 from server_app.knowledge.terms.batch import Batch
@@ -93,9 +94,9 @@ class TaskTransfer:
         for classes, support, query in self._deal(kinds, batch.seed):
             logits = self._adapted(batch.inputs, kinds, support, query)
             known = [int((self._student == kind).nonzero()) for kind in classes]
-            wanted = functional.softmax(log_odds[query][:, known], dim=1)
+            wanted = functional.log_softmax(log_odds[query][:, known], dim=1)
             told = functional.log_softmax(logits[:, self._student], dim=1)[:, known]
-            total = total + functional.kl_div(told, wanted, reduction="sum")
+            total = total + len(query) * divergence(told, wanted)
             images += len(query)
         return total / max(1, images)
 
