@@ -15,9 +15,9 @@ from common.errors import AugFlowerError
 from deploy.research.runs import cell, row_of
 from server_app.monitoring.board import FOLDER
 from server_app.monitoring.guard import Guard, content_policy
-from server_app.monitoring.pages import private
+from server_app.monitoring.pages import SCRIPTS, drawing, private
 from server_app.monitoring.place import Place
-from server_app.report.templates import environment
+from server_app.report.templates import LIBRARY, environment
 from server_app.runs.folder import META, RECORD
 from server_app.runs.record import read_meta
 
@@ -47,13 +47,14 @@ def make_app(runs: Path, place: Place) -> ASGIApp:
         path = runs / name / REPORT
         if name.startswith(".") or not (runs / name / META).is_file() or not path.is_file():
             return PlainTextResponse("There is no such report.\n", 404)
-        return FileResponse(path, headers=private(content_policy("'unsafe-inline'")))
+        return FileResponse(path, headers=private(content_policy(SCRIPTS)))
 
     async def healthz(request: Request) -> Response:
         return PlainTextResponse("ok\n")
 
     routes = [
-        Route("/", listing), Route("/runs/{name}", report), Route("/healthz", healthz)
+        Route("/", listing), Route("/runs/{name}", report), Route(f"/{LIBRARY}", drawing),
+        Route("/healthz", healthz),
     ]  # fmt: skip
     login = templates.get_template("login.html.j2")
     return Guard(Starlette(routes=routes), place, lambda wrong: login.render(wrong=wrong))

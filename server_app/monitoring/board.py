@@ -15,7 +15,7 @@ from server_app.monitoring import view
 from server_app.monitoring.reader import Reader
 from server_app.monitoring.status import ENDS, Status
 from server_app.report import single
-from server_app.report.templates import environment
+from server_app.report.templates import LIBRARY, environment
 from server_app.rounds.pace import Pace
 from server_app.runs.record import Meta, Round, Run, read_meta
 
@@ -90,7 +90,12 @@ class Board:
         page = self.look()
         parts = {key: part.html for key, part in page.parts.items()}
         return self._templates.get_template("live.html.j2").render(
-            title=page.title, version=page.version, parts=parts, now=time.time(), **details
+            title=page.title,
+            version=page.version,
+            parts=parts,
+            now=time.time(),
+            library=LIBRARY,
+            **details,
         )
 
     def render_login(self, *, wrong: bool) -> str:

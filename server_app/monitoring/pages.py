@@ -26,7 +26,16 @@ from server_app.monitoring.guard import Guard, content_policy
 from server_app.monitoring.metrics import make_registry
 from server_app.monitoring.place import Place
 from server_app.monitoring.status import Status
-from server_app.report.templates import library
+from server_app.report.templates import LIBRARY, library
+
+SCRIPTS = "'self' 'unsafe-inline'"
+"""Where the scripts of a report come from: itself, and the file that reports share."""
+
+
+async def drawing(request: Request) -> Response:
+    """The script that draws charts."""
+    kept = {"Cache-Control": "private, max-age=86400", "X-Content-Type-Options": "nosniff"}
+    return Response(str(library()), media_type="text/javascript", headers=kept)
 
 
 def make_app(status: Status, runs: Path, place: Place) -> ASGIApp:
@@ -48,10 +57,6 @@ def make_app(status: Status, runs: Path, place: Place) -> ASGIApp:
         html = board.render(server=server, nonce=nonce)
         policy = content_policy(f"'nonce-{nonce}'")
         return HTMLResponse(html, headers=private(policy))
-
-    async def drawing(request: Request) -> Response:
-        kept = {"Cache-Control": "private, max-age=86400", "X-Content-Type-Options": "nosniff"}
-        return Response(str(library()), media_type="text/javascript", headers=kept)
 
     async def parts(request: Request) -> Response:
         since = request.query_params.get("since", "-1")
@@ -77,7 +82,7 @@ def make_app(status: Status, runs: Path, place: Place) -> ASGIApp:
         path = board.folder / "report.html" if board.folder else None
         if path is None or not path.is_file():
             return PlainTextResponse("There is no report yet.\n", 404)
-        return FileResponse(path, headers=private(content_policy("'unsafe-inline'")))
+        return FileResponse(path, headers=private(content_policy(SCRIPTS)))
 
     async def metrics(request: Request) -> Response:
         encode, kind = choose_encoder(request.headers.get("accept", ""))
@@ -93,9 +98,9 @@ def make_app(status: Status, runs: Path, place: Place) -> ASGIApp:
 
     routes = [
         Route("/", live),
-        Route("/echarts.js", drawing),
+        Route(f"/{LIBRARY}", drawing),
         Route("/parts", parts),
-        Route("/report", report),
+        Route("/report/", report),  # its script is one folder up
         Route("/metrics", metrics),
         Route("/healthz", healthz),
         Route("/readyz", readyz),

@@ -1,16 +1,16 @@
 """Charts as data: the page's script draws them with ECharts, ``figures.py`` with matplotlib."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from server_app.report.scales import PLAIN, Unit
+from server_app.report.scales import PERCENT, PLAIN, Unit
 
 BASE = "base"  # the style of what others are compared with; the rest are "0", "1", ...
 REST = "rest"  # lines beyond the styles: grey, without a name
+_COLUMNS = 200  # clients in a chart of pairs
 STYLES = 7  # numbered styles that the style sheet knows
-ROW = 104  # height of a row of dots, px
 _LARGEST = 1e100  # beyond it, an axis would overflow
 
 
@@ -36,17 +36,6 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Strip:
-    """A row of dots: subject -> value, their mean and its standard error."""
-
-    name: str
-    style: str
-    values: Mapping[str, float]
-    mean: float
-    error: float
-
-
-@dataclass(frozen=True)
 class Event:
     """What happened in a round beside training, such as that the method fell back."""
 
@@ -60,7 +49,7 @@ class Chart:
 
     Attributes
     ----------
-    kind: lines; bars, stacked in the order of ``series``; pairs, two series over ``heads``; strips.
+    kind: lines; bars, stacked in the order of ``series``; pairs, a dot and a ring over ``heads``.
     limits: values that the vertical axis does not exceed, such as shares 0 and 1.
     log: logarithmic vertical axis; values that are not positive leave a gap.
     zero: the vertical axis starts at zero.
@@ -69,12 +58,11 @@ class Chart:
     legend: whether the chart has its own; its lines are hidden and shown by it.
     """
 
-    kind: Literal["lines", "bars", "pairs", "strips"]
+    kind: Literal["lines", "bars", "pairs"]
     title: str
     series: Sequence[Series]
     unit: Unit = PLAIN
     bands: Sequence[Band] = ()
-    strips: Sequence[Strip] = ()
     heads: Sequence[str] = ()
     events: Sequence[Event] = ()
     height: int = 220
@@ -97,11 +85,8 @@ class Chart:
     def description(self) -> str:
         """The chart in words, for those who do not see it."""
         if self.kind == "pairs":
-            return f"{len(self.heads)} clients, sorted by the value after"
-        said = [
-            f"{strip.name}: mean {self.unit.signed(strip.mean)} over {len(strip.values)} clients"
-            for strip in self.strips
-        ]
+            return f"{len(self.heads)} clients, sorted by {self.series[0].name}"
+        said = []
         for line in self.series:
             points = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
             if points:
@@ -115,31 +100,12 @@ class Chart:
 
     def data(self) -> dict[str, Any]:
         """All that the page's script needs; figures in units, None where they are not finite."""
-        scale, xscale = self.unit.scale, self.xunit.scale if self.xunit else 1.0
-        styled = [
-            {"name": line.name, "style": line.style, "x": _figures(line.x, xscale)}
-            | {"y": _figures(line.y, scale)}
-            for line in self.series
-        ]
-        bands = [
-            {"name": band.name, "style": band.style, "x": _figures(band.x, xscale)}
-            | {"low": _figures(band.low, scale), "high": _figures(band.high, scale)}
-            for band in self.bands
-        ]
-        strips = [
-            {"name": strip.name, "style": strip.style, "subjects": list(strip.values)}
-            | {"values": _figures(list(strip.values.values()), scale)}
-            | {"mean": _figures([strip.mean], scale)[0], "error": _figures([strip.error], scale)[0]}
-            for strip in self.strips
-        ]
-        return {
-            "kind": self.kind, "title": self.title, "series": styled, "bands": bands,
-            "strips": strips, "heads": list(self.heads), "events": [asdict(e) for e in self.events],
-            "log": self.log, "zero": self.zero, "limits": _figures(self.limits, scale),
-            "unit": {"suffix": self.unit.suffix, "decimals": self.unit.decimals},
-            "xunit": {"suffix": self.xunit.suffix, "decimals": None} if self.xunit else None,
-            "xname": self.xname, "ends": self.ends,
-        }  # fmt: skip
+        found = asdict(self) | {"limits": _figures(self.limits, self.unit.scale)}
+        for part in (*found["series"], *found["bands"]):
+            for name in part.keys() & {"x", "y", "low", "high"}:
+                unit = self.unit if name != "x" else self.xunit or PLAIN
+                part[name] = _figures(part[name], unit.scale)
+        return found
 
 
 def drawable(value: float) -> bool:
@@ -152,27 +118,24 @@ def paired_chart(
     heads: Sequence[str],
     before: Sequence[float],
     after: Sequence[float],
-    unit: Unit,
-    *,
-    limits: tuple[float, float] = (-math.inf, math.inf),
+    names: tuple[str, str] = ("before", "after"),
 ) -> Chart:
-    """One column a subject, sorted by ``after``: a ring before, a dot after, a stem between."""
+    """One column a client, sorted by ``after``: a ring before, a dot after, a stem between.
+
+    Values are shares. Of more clients than there are columns, every k-th is drawn.
+    """
     order = sorted(range(len(heads)), key=lambda i: (_low(after[i]), _low(before[i])))
+    stride = math.ceil(len(order) / _COLUMNS)
+    order = order[:: max(stride, 1)]
     x = list(map(float, range(len(order))))
     pair = [
-        Series("after", x, [after[i] for i in order], "0"),
-        Series("before", x, [before[i] for i in order], BASE),
+        Series(names[1], x, [after[i] for i in order], "0"),
+        Series(names[0], x, [before[i] for i in order], BASE),
     ]
-    heads = [heads[i] for i in order]
     return Chart(
-        "pairs", title, pair, unit, heads=heads, limits=limits, height=260, xname="clients, sorted"
-    )
-
-
-def strip_chart(title: str, strips: Sequence[Strip], unit: Unit) -> Chart:
-    """A row of stacked dots for each strip, its mean below with 95 % of the sampling error."""
-    height = ROW * len(strips) + 30
-    return Chart("strips", title, [], unit, strips=strips, height=height, note=unit.suffix)
+        "pairs", title, pair, PERCENT, heads=[heads[i] for i in order], limits=(0.0, 1.0),
+        height=260, xname="clients, sorted", note=f"one client in {stride}" if stride > 1 else "",
+    )  # fmt: skip
 
 
 def _figures(values: Sequence[float], scale: float) -> list[float | None]:

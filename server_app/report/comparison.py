@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from statistics import stdev
 
 from server_app.report import scores, words
-from server_app.report.charts import REST, Band, Chart, Series, Strip, strip_chart
+from server_app.report.charts import REST, Band, Chart, Series, paired_chart
 from server_app.report.costs import phase_totals, traffic
-from server_app.report.scales import PERCENT, POINTS, byte_unit, fixed
+from server_app.report.scales import PERCENT, byte_unit, fixed
 from server_app.report.sections import (
     BAND,
     Column,
@@ -120,35 +120,24 @@ def _accuracies(run: Run) -> dict[int, float]:
 
 
 def _by_client(lines: Sequence[Line], base: int) -> Section | None:
-    strips = []
+    charts, rows = [], []
     for i, line in enumerate(lines):
-        if i == base or line.style == REST:
+        pairs = scores.client_pairs(line.run, lines[base].run)
+        if i == base or line.style == REST or not pairs:
             continue
-        pairs = scores.client_differences(line.run, lines[base].run)
-        found = scores.difference(line.run, lines[base].run)
-        if pairs and found is not None:
-            strips.append(Strip(line.name, line.style, pairs, found.value, found.error))
-    if not strips:
+        before, after = zip(*pairs.values(), strict=True)
+        names = (lines[base].name, line.name)
+        charts.append(paired_chart(line.name, [f"client {c}" for c in pairs], before, after, names))
+        signs = [(new > old) - (new < old) for old, new in pairs.values()]
+        rows.append([line.name, *(str(signs.count(sign)) for sign in (1, 0, -1))])
+    if not charts:
         return None
     text = [
-        f"A dot is a client: its last accuracy minus that in the run “{lines[base].name}”. "
-        "The mark below is the mean, its line 95\u00a0% of the sampling error."
+        f"A column is a client: ring with “{lines[base].name}”, dot with the other run, orange "
+        "where that is lower. Last accuracies."
     ]
-    first = list(strips[0].values.values())
-    if len(strips) == 1:
-        text.append(_who(first))
-    chart = strip_chart("Difference for each client", strips, POINTS)
-    return Section("by-client", "Who gains", text, [chart])
-
-
-def _who(differences: Sequence[float]) -> str:
-    better, worse = (sum(side * v > 0 for v in differences) for side in (1, -1))
-    equal = sum(v == 0 for v in differences)
-    parts = [f"{better} of {words.count(len(differences), 'client')} gain"]
-    parts += [
-        f"{number} {verb}" for number, verb in ((worse, "lose"), (equal, "end equal")) if number
-    ]
-    return ", ".join(parts) + "."
+    columns = [Column("Run"), *(Column(name, True) for name in ("Gain", "Equal", "Lose"))]
+    return Section("by-client", "Who gains", text, charts, [Table(columns, rows)], grid=True)
 
 
 def _before(lines: Sequence[Line]) -> Section | None:

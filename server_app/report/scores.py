@@ -118,8 +118,8 @@ def best(run: Run) -> Score | None:
     return score(*max(usable, key=lambda p: p[1].accuracy_after)) if usable else None
 
 
-def client_differences(run: Run, base: Run) -> dict[str, float]:
-    """Client number -> accuracy after adaptation in ``run`` minus in ``base``, last evaluations.
+def client_pairs(run: Run, base: Run) -> dict[str, tuple[float, float]]:
+    """Client number -> accuracies after adaptation in ``base`` and in ``run``, last evaluations.
 
     Empty unless both judged the same clients on the same data.
     """
@@ -132,7 +132,7 @@ def client_differences(run: Run, base: Run) -> dict[str, float]:
     )
     if mine.keys() != theirs.keys():
         return {}
-    return {client: value - theirs[client] for client, value in mine.items()}
+    return {client: (theirs[client], value) for client, value in mine.items()}
 
 
 def difference(run: Run, base: Run) -> Difference | None:
@@ -150,10 +150,11 @@ def difference(run: Run, base: Run) -> Difference | None:
         each = [a - b for a, b in zip(finals(run), finals(base), strict=True)]
         error = standard_error(each, [1.0] * len(each))
         return Difference(mine.after - theirs.after, error, paired=True)
-    pairs = client_differences(run, base)
+    pairs = client_pairs(run, base)
     if pairs:
         examples = {c.client: c.examples for c in run.evaluated[-1][1].clients}
-        error = standard_error(list(pairs.values()), [examples[client] for client in pairs])
+        gains = [after - before for before, after in pairs.values()]
+        error = standard_error(gains, [examples[client] for client in pairs])
         return Difference(mine.after - theirs.after, error, paired=True)
     error = math.hypot(mine.error, theirs.error)
     return Difference(mine.after - theirs.after, error, paired=False)

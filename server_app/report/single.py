@@ -1,16 +1,19 @@
 """The sections of the page of one run."""
 
 import math
+from collections import defaultdict
 from dataclasses import replace
 
 from server_app.report import scores, verdict, words
 from server_app.report.charts import BASE, Band, Chart, Series, paired_chart
 from server_app.report.costs import phases, traffic
-from server_app.report.replies import replies
+from server_app.report.replies import replies, some
 from server_app.report.scales import PERCENT, fixed
 from server_app.report.sections import (
+    Column,
     Line,
     Section,
+    Table,
     agreement,
     evaluation_series,
     events,
@@ -20,7 +23,6 @@ from server_app.report.sections import (
 )
 from server_app.runs.record import Evaluation, Run
 
-_COLUMNS_DRAWN = 200  # clients in a client-by-client chart
 _SHARES = (0.0, 1.0)
 
 
@@ -30,6 +32,7 @@ def sections_of(run: Run) -> list[Section]:
     found = [
         accuracy(run),
         accuracy_of_sources(run),
+        _happened(run),
         _clients(run),
         losses(line),
         agreement(line),
@@ -142,20 +145,30 @@ def _clients(run: Run) -> Section | None:
     return Section("clients", "Client by client", text, charts)
 
 
+def _happened(run: Run) -> Section | None:
+    """What a reader of the curves must know of, with its rounds."""
+    rounds = defaultdict[str, list[int]](list)
+    for event in events(run):
+        rounds[event.kind].append(event.round)
+    rounds["lines of the record damaged or lost"] = run.lost
+    rows = [
+        [kind.capitalize(), str(len(found)), some(list(map(str, found)))]
+        for kind, found in rounds.items()
+        if found
+    ]
+    columns = [Column("What"), Column("Rounds", True), Column("Which")]
+    return Section("events", "What happened", tables=[Table(columns, rows)]) if rows else None
+
+
 def _mean_of(run: Run) -> str:
     final = scores.last(run)
     return f"Mean over {words.clients(run, final)}" if final else "Mean over clients"
 
 
 def _pairs(title: str, evaluation: Evaluation) -> Chart:
-    clients = sorted(evaluation.clients, key=lambda c: c.accuracy_after)
-    stride = math.ceil(len(clients) / _COLUMNS_DRAWN)
-    clients = clients[::stride]
-    heads = [f"client {c.client}" for c in clients]
+    clients = evaluation.clients
     before, after = [c.accuracy_before for c in clients], [c.accuracy_after for c in clients]
-    chart = paired_chart(title, heads, before, after, PERCENT, limits=_SHARES)
-    chart.note = f"one client in {stride}" if stride > 1 else ""
-    return chart
+    return paired_chart(title, [f"client {c.client}" for c in clients], before, after)
 
 
 def _extremes(evaluation: Evaluation) -> list[str]:

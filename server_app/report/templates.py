@@ -6,7 +6,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from common.files import write_atomic
+
 FOLDER = Path(__file__).parent / "page"
+LIBRARY = "echarts-6.1.0.js"
+"""Name of the script that pages share; with its version, for old pages need the old one."""
 
 
 @cache
@@ -25,3 +29,11 @@ def environment(*more: Path) -> Environment:
 def library() -> Markup:
     """The script that draws charts: Apache ECharts 6.1.0, its build of common charts."""
     return Markup((FOLDER / "echarts.min.js").read_text(encoding="utf-8"))
+
+
+def share_library(folder: Path) -> Path:
+    """The script that draws charts as a file in ``folder``, written where it is not there yet."""
+    path, script = folder / LIBRARY, str(library())
+    if not path.is_file() or path.stat().st_size != len(script.encode()):
+        write_atomic(path, script)
+    return path

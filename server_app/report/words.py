@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from server_app.report import scores, verdict
 from server_app.report.scales import NBSP, PERCENT, POINTS, Unit, byte_unit, fixed, significant
 from server_app.report.scores import Score
-from server_app.runs.record import Run, rounds_named
+from server_app.runs.record import Run
 
 _CLEAR = 2.0  # standard errors beyond which a difference is called one
 
@@ -64,7 +64,6 @@ def sentences(run: Run) -> list[str]:
         )
     if meta.private_model:
         said.append("A private model on the server took part in training.")
-    said += _happened(run)
     if meta.error:
         said.append(f"It ended with: {meta.error}")
     if meta.status == "stopped":
@@ -282,45 +281,6 @@ def _judged_sentences(run: Run, lost: bool) -> list[str]:
             f"The mean over clients is known to ±{NBSP}{_points(final.error)} (standard error)."
         )
     return said
-
-
-def _happened(run: Run) -> list[str]:
-    """What a reader of the curves must know of."""
-    said = []
-    fell = [r.round for r in run.rounds if r.fell_back]
-    void = [r.round for r in run.rounds if r.void]
-    refused = sum(r.refused for r in run.rounds)
-    if fell:
-        said.append(f"It fell back to an earlier model {times(len(fell))} ({listed(fell)}).")
-    if void:
-        rounds = count(len(void), "round")
-        said.append(f"{rounds} changed nothing, for too few replies came ({listed(void)}).")
-    if refused:
-        replies = count(refused, "reply", "replies")
-        verb = "was" if refused == 1 else "were"
-        said.append(f"{replies} to requests to train {verb} rejected.")
-    if run.meta.resumed_after:
-        said.append(
-            f"It was resumed {times(len(run.meta.resumed_after))} "
-            f"(after {listed(run.meta.resumed_after)})."
-        )
-    elif run.meta.resumed_from:
-        said.append(f"The run was resumed from {run.meta.resumed_from}.")
-    if run.lost:
-        said.append(f"The record lacks {rounds_named(run.lost)}: its lines were damaged or lost.")
-    return said
-
-
-def times(number: int) -> str:
-    """``once``, ``twice``, ``3 times``."""
-    return {1: "once", 2: "twice"}.get(number, f"{number}{NBSP}times")
-
-
-def listed(rounds: Sequence[int], most: int = 6) -> str:
-    """``round 3``, or ``rounds 3, 8 and 4 more``."""
-    shown = ", ".join(map(str, rounds[:most]))
-    more = f" and {len(rounds) - most} more" if len(rounds) > most else ""
-    return f"round{'s' if len(rounds) > 1 else ''} {shown}{more}"
 
 
 def _private_headline(run: Run, base: Run, *, alone: bool) -> str:

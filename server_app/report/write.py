@@ -1,9 +1,12 @@
-"""The page of a run, or of several compared: one HTML file that needs nothing else.
+"""The page of a run, or of several compared: one HTML file.
 
-Style, data and the script that draws charts are inline, fonts are the reader's own. The page of a
-run that is still going on reloads itself; it is rebuilt after every round and replaced atomically.
+Style and data are inline, fonts are the reader's own. The page that somebody asks for has the
+script that draws charts inline as well: it needs nothing else, and may be mailed. The one that a
+run writes beside its record refers to a file that all runs in a folder share; it is rebuilt after
+every round, replaced atomically, and reloads itself while the run goes on.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,7 +17,7 @@ from common.files import write_atomic
 from server_app.report import comparison, single, words
 from server_app.report.sections import Section, Table, lines_of, thinned
 from server_app.report.seeds import grouped
-from server_app.report.templates import environment, library
+from server_app.report.templates import environment, library, share_library
 from server_app.runs.record import Run, read_run
 
 REFRESH = 5  # seconds between reloads of the page of a running run
@@ -37,8 +40,12 @@ class Page:
     note: str = ""
 
 
-def write_report(folders: Sequence[Path], out: Path) -> Path:
+def write_report(folders: Sequence[Path], out: Path, shared: Path | None = None) -> Path:
     """Write the page of one run, or of several compared, to ``out`` and return it.
+
+    Parameters
+    ----------
+    shared: folder of the script that the page shares with others; None makes it stand alone.
 
     Raises
     ------
@@ -50,7 +57,8 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     page = single_page(runs[0]) if len(runs) == 1 and not runs[0].members else comparison_page(runs)
     out = Path(out)
     template = environment().get_template("report.html.j2")
-    write_atomic(out, template.render(page=page, library=library()))
+    script = "" if shared is None else _address(share_library(shared), out.parent)
+    write_atomic(out, template.render(page=page, script=script, library=library))
     return out
 
 
@@ -107,3 +115,7 @@ def _data_and_model(run: Run) -> list[str]:
 
 def _day(when: datetime) -> str:
     return f"{when.day} {when:%B %Y, %H:%M}"
+
+
+def _address(path: Path, seen_from: Path) -> str:
+    return Path(os.path.relpath(path, seen_from)).as_posix()

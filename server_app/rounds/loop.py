@@ -117,7 +117,7 @@ class Rounds:
     def report(self) -> None:
         """Write the run's page."""
         path = self._folder.path
-        self.show("the page", lambda: write_report([path], path / "report.html"))
+        self.show("the page", lambda: write_report([path], path / "report.html", path.parent))
 
     def show(self, what: str, action: Callable[[], object]) -> None:
         """Do what is only for those who watch: whatever goes wrong in it must not end a run."""

@@ -11,6 +11,7 @@ from server_app.monitoring import board
 from server_app.monitoring.pages import make_app
 from server_app.monitoring.place import Place
 from server_app.monitoring.status import Status
+from server_app.report.templates import LIBRARY
 from tests.monitoring.made import META, REASON, begun, close
 from tests.monitoring.visitor import Visitor
 
@@ -125,7 +126,7 @@ def test_a_second_run_takes_the_page_over(tmp_path: Path) -> None:
 def test_before_any_run(tmp_path: Path) -> None:
     browser = client(Status(), tmp_path)
     assert "No run has begun yet" in browser.get("/").text
-    assert browser.get("/report").status_code == 404
+    assert browser.get("/report/").status_code == 404
     assert browser.get("/metrics").status_code == 200
 
 
@@ -154,10 +155,10 @@ def test_metrics_are_served_as_prometheus_asks(tmp_path: Path) -> None:
 
 def test_the_report_of_the_run(tmp_path: Path) -> None:
     browser = client(begun(), tmp_path)
-    assert browser.get("/report").status_code == 404
+    assert browser.get("/report/").status_code == 404
     (tmp_path / "trial").mkdir()
     (tmp_path / "trial" / "report.html").write_text("<h1>report</h1>")
-    assert browser.get("/report").text == "<h1>report</h1>"
+    assert browser.get("/report/").text == "<h1>report</h1>"
 
 
 def test_the_end_says_how_it_ended(tmp_path: Path) -> None:
@@ -182,14 +183,14 @@ def test_without_a_token_this_machine_is_answered(tmp_path: Path, host: str) -> 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "10.0.0.7"])
 def test_without_a_token_no_other_name_is_answered(tmp_path: Path, host: str) -> None:
     browser = client(begun(), tmp_path, host=host)
-    for path in ("/", "/parts", "/metrics", "/report"):
+    for path in ("/", "/parts", "/metrics", "/report/"):
         answer = browser.get(path)
         assert answer.status_code == 403
         assert "trial" not in answer.text
     assert browser.get("/healthz").status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/parts", "/metrics", "/report", "/nothing"])
+@pytest.mark.parametrize("path", ["/", "/parts", "/metrics", "/report/", "/nothing"])
 def test_with_a_token_nothing_is_shown_without_it(tmp_path: Path, path: str) -> None:
     browser = client(begun(), tmp_path, TOKEN, host="server.lan")
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}):
@@ -198,7 +199,7 @@ def test_with_a_token_nothing_is_shown_without_it(tmp_path: Path, path: str) -> 
         assert "trial" not in answer.text
     assert browser.get(f"{path}?token={TOKEN}").status_code == 401
     good = browser.get(path, headers={"Authorization": f"Bearer {TOKEN}"})
-    assert good.status_code == (404 if path in {"/report", "/nothing"} else 200)
+    assert good.status_code == (404 if path in {"/report/", "/nothing"} else 200)
 
 
 def test_health_needs_no_token(tmp_path: Path) -> None:
@@ -236,7 +237,7 @@ def test_a_wrong_token_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_only_reading_is_possible(tmp_path: Path) -> None:
     browser = client(begun(), tmp_path)
-    for path in ("/", "/parts", "/metrics", "/report", "/healthz"):
+    for path in ("/", "/parts", "/metrics", "/report/", "/healthz"):
         assert browser.post(path).status_code == 405
 
 
@@ -248,7 +249,7 @@ def test_charts_mark_what_was_rejected(tmp_path: Path) -> None:
 
 
 def test_the_script_that_draws_is_served_and_kept(tmp_path: Path) -> None:
-    answer = client(begun(), tmp_path).get("/echarts.js")
+    answer = client(begun(), tmp_path).get(f"/{LIBRARY}")
     assert answer.status_code == 200
     assert answer.headers["Content-Type"].startswith("text/javascript")
     assert "max-age" in answer.headers["Cache-Control"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from deploy.watch.pages import make_app
 from server_app.monitoring.place import Place
 from server_app.monitoring.watch import Watch
+from server_app.report.write import write_report
 from server_app.settings import ServerSettings
 from tests.conftest import ROOT
 from tests.monitoring.visitor import Visitor
@@ -49,6 +51,17 @@ def test_it_lists_runs_and_shows_their_reports_after_their_end(tmp_path: Path) -
     assert page.get("/runs/over").text == "the report"
     for nowhere in ("/runs/torn", "/runs/none", "/runs/..%2fover"):
         assert page.get(nowhere).status_code == 404
+
+
+def test_a_report_finds_the_script_that_reports_share(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a")
+    write_report([folder], folder / "report.html", tmp_path)
+    page = visitor(tmp_path)
+    answer = page.get("/runs/a")
+    address = re.search(r'<script src="\.\./([^"]+)"', answer.text)
+    assert address
+    assert "script-src 'self'" in answer.headers["Content-Security-Policy"]
+    assert "echarts" in page.get(f"/{address[1]}").text
 
 
 def test_what_lies_beside_the_folder_is_not_shown(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@ import json
 import math
 from pathlib import Path
 
-from server_app.report.charts import Band, Chart, Series, Strip, paired_chart, strip_chart
-from server_app.report.scales import PERCENT, POINTS, Unit
+from server_app.report.charts import Band, Chart, Series, paired_chart
+from server_app.report.scales import PERCENT, Unit
 from server_app.report.sections import events
 from server_app.runs.record import read_run
 from tests.runs.synthetic import write_run
@@ -43,21 +43,18 @@ def test_a_legend_names_two_lines_or_more_and_no_grey_one() -> None:
 
 
 def test_pairs_are_sorted_by_the_value_after() -> None:
-    chart = paired_chart("t", ["x", "y", "z"], [0.2, 0.9, 0.1], [0.8, 0.6, NAN], PERCENT)
+    chart = paired_chart("t", ["x", "y", "z"], [0.2, 0.9, 0.1], [0.8, 0.6, NAN])
     data = chart.data()
     assert data["heads"] == ["z", "y", "x"]
     assert [line["y"] for line in data["series"]] == [[None, 60, 80], [10, 90, 20]]
 
 
-def test_a_strip_has_every_client_its_mean_and_error() -> None:
-    chart = strip_chart(
-        "t", [Strip("run", "0", {"1": 0.1, "3": -0.05, "4": NAN}, 0.05, NAN)], POINTS
-    )
-    (strip,) = chart.data()["strips"]
-    assert strip["subjects"] == ["1", "3", "4"]
-    assert strip["values"] == [10, -5, None]
-    assert (strip["mean"], strip["error"]) == (5, None)
-    assert chart.description == "run: mean +5.0\u00a0points over 3 clients."
+def test_pairs_of_very_many_clients_are_thinned_and_say_so() -> None:
+    values = [i / 500 for i in range(500)]
+    chart = paired_chart("t", list(map(str, range(500))), values, values, ("base", "run"))
+    assert chart.heads == [str(i) for i in range(0, 500, 3)]
+    assert chart.note == "one client in 3"
+    assert chart.description == "167 clients, sorted by run"
 
 
 def test_what_happened_beside_training_is_marked(tmp_path: Path) -> None:

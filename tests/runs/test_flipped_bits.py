@@ -19,7 +19,7 @@ from common.errors import ModelError, RunError
 from common.files import read_json
 from common.tensorfile import dump, parse
 from common.tensors import Tensors
-from server_app.report import words
+from server_app.report import single
 from server_app.runs.folder import RunFolder, read_settled
 from server_app.runs.record import read_run
 from tests.test_crash import record
@@ -145,8 +145,9 @@ def test_lines_that_are_not_as_they_were_written_are_named(tmp_path: Path):
             "have, and its record lacks them"
         ]
         folder.finish("failed")
-    said = words.sentences(read_run(tmp_path / "a"))
-    assert "The record lacks rounds 1 to 3: its lines were damaged or lost." in said
+    sections = {section.key: section for section in single.sections_of(read_run(tmp_path / "a"))}
+    row = ["Lines of the record damaged or lost", "3", "1, 2, 3"]
+    assert row in sections["events"].tables[0].rows
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path):

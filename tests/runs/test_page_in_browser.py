@@ -22,6 +22,13 @@ TICKS = (
 )
 
 
+DRAWN = (
+    "[...document.querySelectorAll('%s .plot svg *')]"
+    ".filter((part) => getComputedStyle(part).stroke === '%s').length"
+)  # parts of charts in a section whose lines have a colour
+BLUE = {False: "rgb(20, 94, 193)", True: "rgb(117, 176, 255)"}  # dark or not
+
+
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Browser]:
     with Browser(tmp_path / "profile") as browser:
@@ -73,7 +80,7 @@ def test_the_pointer_and_the_keys_show_values(tmp_path: Path, browser: Browser) 
 
 def test_a_line_is_hidden_and_shown_again(tmp_path: Path, browser: Browser) -> None:
     show(browser, write_run(tmp_path / "a"), write_run(tmp_path / "b", private=False))
-    lines = "document.querySelectorAll('#losses .plot path[stroke=\"#145ec1\"]').length"
+    lines = DRAWN % ("#losses", BLUE[False])
     before, entry = browser.value(lines), "document.querySelector('#losses .legend button')"
     assert before >= 3
     browser.value(f"{entry}.click()")
@@ -127,23 +134,30 @@ def test_charts_have_the_colours_of_their_scheme(
     tmp_path: Path, browser: Browser, dark: bool
 ) -> None:
     show(browser, write_run(tmp_path / "a"), dark=dark)
-    colours = {False: "#145ec1", True: "#75b0ff"}
-
-    def drawn(colour: str) -> int:
-        found = browser.value(f"document.querySelectorAll('.plot [stroke=\"{colour}\"]').length")
-        return int(found)
-
-    assert drawn(colours[dark]) > 3
-    assert drawn(colours[not dark]) == 0
+    assert browser.value(DRAWN % ("", BLUE[dark])) > 3
+    assert browser.value(DRAWN % ("", BLUE[not dark])) == 0
     other = {"name": "prefers-color-scheme", "value": "light" if dark else "dark"}
     browser.call("Emulation.setEmulatedMedia", features=[other])
-    browser.wait_for(f"document.querySelectorAll('.plot [stroke=\"{colours[not dark]}\"]').length")
-    assert drawn(colours[dark]) == 0
+    assert browser.value(DRAWN % ("", BLUE[not dark])) > 3
+    assert browser.value(DRAWN % ("", BLUE[dark])) == 0
 
 
 def test_a_page_without_scripts_says_what_its_charts_show(tmp_path: Path, browser: Browser) -> None:
     browser.call("Emulation.setScriptExecutionDisabled", value=True)
     show(browser, write_run(tmp_path / "a"))
+    assert "after: from" in browser.value("document.querySelector('.plot').innerText")
+
+
+def test_runs_in_one_folder_share_a_script(tmp_path: Path, browser: Browser) -> None:
+    for name in ("a", "b"):
+        folder = write_run(tmp_path / name)
+        page = write_report([folder], folder / "report.html", tmp_path)
+        assert page.stat().st_size < 150_000
+        browser.open(page.as_uri())
+        assert browser.value(DRAWN % ("", BLUE[False])) > 3
+    (script,) = (path for path in tmp_path.iterdir() if path.suffix == ".js")
+    script.unlink()  # as where the page alone was sent to somebody
+    browser.open(page.as_uri())
     assert "after: from" in browser.value("document.querySelector('.plot').innerText")
 
 
@@ -165,17 +179,13 @@ def test_a_printed_page_has_whole_charts_in_dark_lines(tmp_path: Path, browser: 
     browser.call("Emulation.setEmulatedMedia", media="print", features=[dark])
     # At once, for a browser that prints does not wait until a chart has seen its new size.
     right = browser.value(
-        "(() => { dispatchEvent(new Event('beforeprint')); document.body.style.width = '600px';"
+        "(() => { document.body.style.width = '600px';"
         "return Math.max(...[...document.querySelectorAll('.plot svg')]"
         ".map((drawn) => drawn.getBoundingClientRect().right)) })()"
     )
     assert right <= 600
-    light, screen = (
-        f"document.querySelectorAll('.plot [stroke=\"{colour}\"]').length"
-        for colour in ("#145ec1", "#75b0ff")
-    )
+    light, screen = (DRAWN % ("", BLUE[scheme]) for scheme in (False, True))
     assert browser.value(light) > 3
     assert browser.value(screen) == 0
     browser.call("Emulation.setEmulatedMedia", media="screen", features=[dark])
-    browser.value("dispatchEvent(new Event('afterprint'))")
     assert browser.value(screen) > 3

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from common.errors import FileError, RunError
-from server_app.report import write
+from server_app.report import templates, write
 from server_app.report.templates import library
 from server_app.report.write import write_report
 from tests.runs.synthetic import write_meta, write_run
@@ -102,6 +102,17 @@ def test_the_page_is_whole_and_needs_nothing_else(tmp_path: Path, count: int) ->
     labels = [value for tag, name, value in outline.attributes if name == "aria-labelledby"]
     assert labels
     assert all(part in outline.ids for value in labels for part in value.split())
+
+
+def test_runs_of_a_folder_share_the_script_and_a_broken_one_is_replaced(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a")
+    page = write_report([folder], folder / "report.html", tmp_path).read_text(encoding="utf-8")
+    script = tmp_path / templates.LIBRARY
+    assert f'<script src="../{script.name}"></script>' in page
+    assert str(library()) not in page
+    script.write_text("half of")
+    write_report([folder], folder / "report.html", tmp_path)
+    assert script.read_text(encoding="utf-8") == str(library())
 
 
 def test_the_library_that_draws_is_the_one_that_was_released() -> None:
@@ -217,7 +228,7 @@ def test_a_run_without_any_round(tmp_path: Path) -> None:
 def test_sections_without_data_do_not_appear(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", targets=0, method="fedavg", private=False)
     page = build(tmp_path, folder)
-    assert sections(page) == ["losses", "traffic", "time", "replies", "settings"]
+    assert sections(page) == ["events", "losses", "traffic", "time", "replies", "settings"]
     assert headline(page) == "40 rounds of training, the trained model was never evaluated"
 
 

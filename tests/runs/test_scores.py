@@ -69,7 +69,7 @@ def test_difference_is_not_paired_otherwise(
     assert not found.paired
     each = [np.std(v, ddof=1) / math.sqrt(len(v)) for v in ([0.2, 0.5, 0.8], after)]
     assert found.error == pytest.approx(math.hypot(*each))
-    assert scores.client_differences(run, base) == {}
+    assert scores.client_pairs(run, base) == {}
 
 
 def test_best_is_the_earliest_highest_and_last_is_last(tmp_path: Path) -> None:

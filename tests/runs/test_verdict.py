@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from common.errors import DivergedError
-from server_app.report import scores, verdict, words
+from server_app.report import scores, single, verdict, words
 from server_app.runs.record import Run, read_run
 from tests.runs.synthetic import write_meta
 
@@ -130,11 +130,14 @@ def test_what_befell_a_run_is_told(tmp_path: Path) -> None:
         trained(3, 0.9, method={}, replies=0), trained(4, 0.8, rejected=rejected),
         evaluated(5, 0.9),
     ]  # fmt: skip
-    text = below(made(tmp_path / "a", *lines, resumed_after=[2, 4]))
-    assert "It fell back to an earlier model once (round 2)." in text
-    assert "1 round changed nothing, for too few replies came (round 3)." in text
-    assert "1 reply to requests to train was rejected." in text
-    assert "It was resumed twice (after rounds 2, 4)." in text
+    run = made(tmp_path / "a", *lines, resumed_after=[2, 4])
+    (table,) = next(s.tables for s in single.sections_of(run) if s.key == "events")
+    assert table.rows == [
+        ["Resumed", "2", "2, 4"],
+        ["Fell back", "1", "2"],
+        ["No update", "1", "3"],
+        ["Replies rejected", "1", "4"],
+    ]
 
 
 PLAIN = {"knowledge.kl": 0.0, "knowledge.crd": 0.0, "knowledge.cross-entropy": 1.0}
