@@ -13,6 +13,7 @@ import server_app.methods
 from common import registry
 from common.contract import Between
 from common.sketch import sketch
+from common.task import Task
 from common.tensors import Tensors
 from server_app.aggregation.expected import Specs
 from server_app.aggregation.replies import Replies
@@ -30,6 +31,8 @@ BUFFERS = Tensors.pack(
         "norm.num_batches_tracked": np.array(0, np.int64),
     }
 )
+
+TASK = Task("cnn-tiny", 3, 1, 8)
 
 
 class Pull:
@@ -54,7 +57,7 @@ class Pull:
 def server(name: str, clients: int, options: dict[str, Any] | None = None) -> Method:
     """A server half that knows its clients; client i has 10 + i images."""
     half = HALVES[name]
-    setup = Setup(MODEL, BUFFERS, seed=3, knowledge=Pull(), secret=b"secret")
+    setup = Setup(MODEL, BUFFERS, seed=3, task=TASK, knowledge=Pull(), secret=b"secret")
     method: Method = half.Server(half.Settings.model_validate(options or {}), setup)
     for client in range(clients):
         method.enrol(client, Source(10 + client, "cnn-tiny"))

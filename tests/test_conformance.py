@@ -34,8 +34,13 @@ Run = Callable[..., Path]
 
 
 def model(folder: Path) -> np.ndarray:
+    """The last model; where models are the clients' own, all that the server keeps instead."""
     path = folder / "models/last.safetensors"
-    return parse(path.read_bytes(), str(path))[0]["model"].vector
+    if path.exists():
+        return parse(path.read_bytes(), str(path))[0]["model"].vector
+    path = max((folder / "checkpoints").glob("*.safetensors"))
+    groups = parse(path.read_bytes(), str(path))[0]
+    return np.concatenate([groups[name].vectors.get("float32", []) for name in sorted(groups)])
 
 
 def fleet(name: str, interfere: Interference | None = None) -> InProcessGrid:

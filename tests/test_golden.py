@@ -27,6 +27,7 @@ LABELS = {"knowledge.kl": 0.0, "knowledge.crd": 0.0, "knowledge.cross-entropy": 
 SGD = {"lr": 0.05, "momentum": 0.5, "epochs": 2, "batch-size": 8}
 AUGFL = {"alpha": 0.05, "rho": 0.7, "lambda": 2.0, "server-steps": 3, "batch-size": 0}
 NORM = {"model": "resnet8x4", "rounds": 2}
+OWN = {"own-models": "cnn-tiny,cnn-small", "evaluation.who": "both", "data.test-fraction": 0.3}
 
 
 LOCAL = {f"sgd.{name}": value for name, value in SGD.items()}
@@ -41,6 +42,11 @@ RUNS: dict[str, dict[str, Any]] = {
     "fedavg-batchnorm": of("fedavg", LOCAL) | NORM,
     "fedprox": of("fedprox", {**LOCAL, "mu": 0.1}),
     "fml": of("fml", LOCAL),
+    "fedproto": of("fedproto", {**LOCAL, "width": 40}) | OWN,
+    "fedtgp": of("fedtgp", {**LOCAL, "width": 40, "server-epochs": 5}) | OWN,
+    "lg_fedavg": of("lg_fedavg", {**LOCAL, "width": 40}) | OWN,
+    "fedgh": of("fedgh", {**LOCAL, "width": 40}) | OWN,
+    "feddistill": of("feddistill", LOCAL) | OWN,
     "fml-batchnorm": of("fml", LOCAL) | NORM,
     "fed_lpfm": of("fed_lpfm", {**LOCAL, "lambda": 0.0}),
     "per_fedavg": of("per_fedavg", {"alpha": 0.05, "beta": 0.05, "steps": 2, "batch-size": 8}),
@@ -81,12 +87,19 @@ def play(name: str, folder: Path) -> dict[str, Any]:
 
 
 def models(path: Path) -> dict[str, Any]:
-    """Digest of all bytes of parameters and buffers, and some values for other processors."""
+    """Digest of all bytes of parameters and buffers, and some values for other processors.
+
+    Where models are the clients' own, it is of what the server keeps instead.
+    """
     result = {}
-    for file in sorted((path / "models").glob("*.safetensors")):
+    files = sorted((path / "models").glob("*.safetensors"))
+    for file in files or [max((path / "checkpoints").glob("*.safetensors"))]:
         groups, _ = parse(file.read_bytes(), file.name)
         vectors = [
-            vector for group in ("model", "buffers") for vector in groups[group].vectors.values()
+            vector
+            for group in (("model", "buffers") if files else sorted(groups))
+            for dtype, vector in groups[group].vectors.items()
+            if files or dtype == "float32"
         ]
         content = b"".join(vector.tobytes() for vector in vectors)
         values = np.concatenate([vector.astype(np.float64) for vector in vectors])

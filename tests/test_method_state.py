@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.tensors import Tensors
+from server_app.aggregation.expected import Vector
 from server_app.aggregation.replies import Replies
 from server_app.method import Method
 from server_app.saved import load, save
@@ -197,10 +198,14 @@ def test_what_all_send_is_the_mean(name: str):
     replies, sent = Replies(method), reply(method, 1, 0, seed=4)
     for client in range(CLIENTS):
         accept(replies, client, replace(sent, examples=10 + client))
-    for field in method.expects(0):
-        if field in replies.norms and getattr(sent, field).vectors.keys() == {"float32"}:
-            wanted = getattr(sent, field).vector
-            np.testing.assert_allclose(replies.average(field).vector, wanted, rtol=1e-5)
+    for field, pattern in method.expects(0).items():
+        came = getattr(sent, field)
+        if field in method.collects:
+            assert all(equal(one, came) for one in replies.each(field).values())
+        elif field in replies.norms and came.vectors.keys() == {"float32"}:
+            means = replies.average(field) if isinstance(pattern, Vector) else None
+            mean = means or replies.averaged(field, Tensors((), {}))
+            np.testing.assert_allclose(mean.vector, came.vector, rtol=1e-5)
     assert replies.loss == pytest.approx(sent.loss)
     assert replies.mean("loss") == pytest.approx(sent.loss)
 
