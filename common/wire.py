@@ -1,10 +1,13 @@
 """Contract <-> Flower records: the only message format, and it refuses what does not fit.
 
-A contract is a frozen dataclass (``common/contract.py``). Its plain fields travel in one
-``ConfigRecord``, those of nested settings under dotted names; each field of named tensors travels
-as one flat array a dtype (Flower pays several round trips for every array)
-with names, shapes and dtypes beside it. ``unpack`` trusts nothing: sizes, names, types and
-finiteness are checked before a contract exists, and every error names the field.
+A contract is a frozen dataclass (``common/contract.py``). A message is one mapping of names to
+plain values: its plain fields, those of nested settings under dotted names, and for each field of
+named tensors ``field.names``, ``.shapes``, ``.dtypes`` and one flat vector a dtype, such as
+``field.float32``. Flower pays several round trips for each record and sends equal ones once: so all
+is in one ``ConfigRecord``, but for what several messages share, and vectors of more than ``PIECE``
+bytes, which travel in pieces. On which records a message is spread does not matter to who reads it.
+``unpack`` trusts nothing: sizes, names, types and finiteness are checked before a contract exists,
+and every error names the field.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from __future__ import annotations
 import math
 import sys
 import types
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from typing import (
@@ -28,7 +32,7 @@ from typing import (
 )
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ConfigRecord, RecordDict
 from pydantic import BaseModel
 
 from common.config import parse
@@ -38,95 +42,84 @@ from common.tensors import Spec, Tensors
 
 Contract = TypeVar("Contract")
 
-VERSION = 2
+VERSION = 3
 """Of this format. Both sides must agree; it is checked in every message."""
 
 PLAIN = "fields"
-STORAGE = "flat-little-endian"
+"""Record of what is of one message alone."""
+SHARED = "shared"
+"""Record of what all messages that were packed together hold."""
+PIECE = 8 * 2**20
+"""Bytes of a vector that travel as one object, at most."""
+LARGE = 2**16
+"""Bytes of a vector that is worth an object of its own where some of many messages share it."""
+COLUMNS = ("names", "shapes", "dtypes")
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "uint8", "bool")
 MAX_NAMES = 100_000
 MAX_AXES = 32
 
 
-def pack(message: object, shared: dict[int, ArrayRecord] | None = None) -> RecordDict:
+def pack(message: object) -> RecordDict:
     """Turn a contract into records.
-
-    Parameters
-    ----------
-    shared: arrays already packed, by identity; lets one model go to many nodes as one object.
 
     Raises
     ------
     WireError: a field holds what its type does not allow.
     """
-    kind = type(message)
-    plain: dict[str, Any] = {"wire-version": VERSION, "contract": _title(kind)}
-    record = RecordDict()
-    for name, (hint, optional) in _hints(kind).items():
-        value = getattr(message, name)
-        if value is None and optional:
-            continue
-        _check(value, hint, _Place(_title(kind), name))
-        if hint is Tensors:
-            _pack_tensors(record, name, value, shared)
-        elif _nests(hint):
-            inner = value.model_dump(by_alias=True)
-            plain |= {f"{name}.{key}": part for key, part in inner.items()}
-        else:
-            plain[name] = value
-    record[PLAIN] = ConfigRecord(plain)
-    return record
+    return pack_all([message])[0]
+
+
+def pack_all(messages: Sequence[object]) -> list[RecordDict]:
+    """Turn contracts of one type into records, of which equal ones are the same objects.
+
+    Raises
+    ------
+    WireError: a field holds what its type does not allow.
+    """
+    vectors: dict[tuple[int, str], dict[str, Any]] = {}
+    entries = [_entries(message, vectors) for message in messages]
+    common, rest = _common(entries)
+    often = Counter(id(value) for part in rest for value in part.values() if _is_large(value))
+    shared = _records(SHARED, common) if len(messages) > 1 else {}
+    spread: dict[int, dict[str, ConfigRecord]] = {}
+    packed: list[RecordDict] = []
+    for part in rest:
+        own = dict(part) if len(messages) > 1 else common
+        records: dict[str, Any] = dict(shared)
+        for key in [key for key, value in own.items() if often[id(value)] > 1]:
+            vector = own.pop(key)
+            records |= spread.setdefault(id(vector), _records(key, {key: vector}))
+        packed.append(RecordDict(records | _records(PLAIN, own)))
+    return packed
 
 
 def unpack(kind: type[Contract], record: RecordDict) -> Contract:
-    """Turn records into a contract; array data is not copied.
+    """Turn records into a contract; a vector in one piece is not copied.
 
     Raises
     ------
     WireError: another version or contract, a missing or unknown field, or one that does not fit.
     """
-    title = _title(kind)
-    plain = dict(record.config_records.get(PLAIN, {}))
-    if (version := plain.pop("wire-version", None)) != VERSION:
-        raise WireError(
-            f"{title}: the sender speaks wire version {_short(version)}, this side {VERSION}; "
-            "install the same release of AugFlower on both",
-            "wire-version",
-        )
-    if (sent := plain.pop("contract", None)) != title:
-        raise WireError(f"{title}: got {_short(sent)} instead", "contract")
-    hints = _hints(kind)
-    values: dict[str, Any] = {}
-    for name, (hint, optional) in hints.items():
-        where = _Place(title, name)
-        if _nests(hint):
-            present = any(key.startswith(f"{name}.") for key in plain)
-        else:
-            present = name in (record.array_records if hint is Tensors else plain)
-        if not present:
-            if not optional:
-                raise where.wrong("missing")
-            values[name] = None
-        elif _nests(hint):
-            values[name] = _unpack_nested(hint, plain, where)
-        elif hint is Tensors:
-            values[name] = _unpack_tensors(record, name, where)
-        else:
-            values[name] = plain.pop(name)
-            _check(values[name], hint, where)
-            _check_bounds(values[name], hint, where)
-    tensors = tensor_fields(kind)
-    expected = tensors | {_specs(name) for name in tensors} | {PLAIN}
-    if unknown := sorted(set(plain) | (set(record) - expected)):
-        raise _Place(title, unknown[0][:80] or "(no name)").wrong("no such field")
-    return kind(**values)
+    found: dict[str, Any] = {}
+    for name, part in record.items():
+        if not isinstance(part, ConfigRecord):
+            raise _Place(_title(kind), _label(name)).wrong("no such field")
+        if twice := found.keys() & part.keys():
+            raise _Place(_title(kind), _label(min(twice))).wrong("occurs twice")
+        found |= part
+    return _decode(kind, found)
 
 
 def parts(message: object) -> tuple[dict[str, Tensors], dict[str, Any]]:
     """A contract as groups of tensors and JSON-able notes, for a file."""
-    groups = {name: getattr(message, name) for name in tensor_fields(type(message))}
-    plain = pack(message).config_records[PLAIN]
-    return {n: group for n, group in sorted(groups.items()) if group is not None}, dict(plain)
+    kind = type(message)
+    groups = {name: getattr(message, name) for name in tensor_fields(kind)}
+    plain = {
+        key: value
+        for key, value in _entries(message, {}).items()
+        if key.partition(".")[0] not in groups
+    }
+    return {n: group for n, group in sorted(groups.items()) if group is not None}, plain
 
 
 def from_parts(
@@ -138,15 +131,107 @@ def from_parts(
     ------
     WireError: it is another contract, or one of another release.
     """
-    record = RecordDict({PLAIN: ConfigRecord(dict(notes))})
+    entries = dict(notes)
     for name, tensors in groups.items():
-        _pack_tensors(record, name, tensors, None)
-    return unpack(kind, record)
+        entries |= _pack_tensors(name, tensors)
+    return _decode(kind, entries)
 
 
 def size(record: RecordDict) -> int:
-    """Bytes of the array data in a message: what a model costs to send."""
-    return sum(len(a.data) for r in record.array_records.values() for a in r.values())
+    """Bytes of the vectors in a message: what a model costs to send."""
+    values = (value for part in record.config_records.values() for value in part.values())
+    return sum(len(value) for value in values if isinstance(value, bytes))
+
+
+def _entries(message: object, vectors: dict[tuple[int, str], dict[str, Any]]) -> dict[str, Any]:
+    """All that a contract holds by name; ``vectors`` keeps what was packed of tensors already."""
+    kind = type(message)
+    entries: dict[str, Any] = {"wire-version": VERSION, "contract": _title(kind)}
+    for name, (hint, optional) in _hints(kind).items():
+        value = getattr(message, name)
+        if value is None and optional:
+            continue
+        _check(value, hint, _Place(_title(kind), name))
+        if hint is Tensors:
+            known = (id(value), name)
+            if known not in vectors:
+                vectors[known] = _pack_tensors(name, value)
+            entries |= vectors[known]
+        elif _nests(hint):
+            inner = value.model_dump(by_alias=True)
+            entries |= {f"{name}.{key}": part for key, part in inner.items()}
+        else:
+            entries[name] = value
+    return entries
+
+
+def _common(entries: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What is the same everywhere, to the bit, and the rest of each."""
+    first, *others = entries
+    common = {
+        key: value
+        for key, value in first.items()
+        if all(key in other and _same(value, other[key]) for other in others)
+    }
+    return common, [{k: v for k, v in part.items() if k not in common} for part in entries]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one is other or isinstance(one, bytes):
+        return bool(one == other)
+    return repr(one) == repr(other)  # 0.0 is not -0.0, and 1 is not True
+
+
+def _records(name: str, entries: dict[str, Any]) -> dict[str, ConfigRecord]:
+    """A record of that name, unless it would be empty, and one for each piece of long vectors."""
+    long = {k: v for k, v in entries.items() if isinstance(v, bytes) and len(v) > PIECE}
+    rest = {key: value for key, value in entries.items() if key not in long}
+    records = {name: ConfigRecord(rest)} if rest else {}
+    for key, data in long.items():
+        for number, start in enumerate(range(0, len(data), PIECE)):
+            piece = f"{key}.{number}" if number else key
+            records[piece] = ConfigRecord({piece: data[start : start + PIECE]})
+    return records
+
+
+def _decode(kind: type[Contract], found: dict[str, Any]) -> Contract:
+    """Entries by name as a contract; empties ``found``."""
+    title = _title(kind)
+    if (version := found.pop("wire-version", None)) != VERSION:
+        raise WireError(
+            f"{title}: the sender speaks wire version {_short(version)}, this side {VERSION}; "
+            "install the same release of AugFlower on both",
+            "wire-version",
+        )
+    if (sent := found.pop("contract", None)) != title:
+        raise WireError(f"{title}: got {_short(sent)} instead", "contract")
+    values: dict[str, Any] = {}
+    for name, (hint, optional) in _hints(kind).items():
+        where = _Place(title, name)
+        grouped = hint is Tensors or _nests(hint)
+        present = any(k.startswith(f"{name}.") for k in found) if grouped else name in found
+        if not present:
+            if not optional:
+                raise where.wrong("missing")
+            values[name] = None
+        elif hint is Tensors:
+            values[name] = _unpack_tensors(_taken(found, name), where)
+        elif grouped:
+            values[name] = _unpack_nested(hint, _taken(found, name), where)
+        else:
+            values[name] = found.pop(name)
+            _check(values[name], hint, where)
+            _check_bounds(values[name], hint, where)
+    if found:
+        raise _Place(title, _label(min(found))).wrong("no such field")
+    return kind(**values)
+
+
+def _taken(found: dict[str, Any], name: str) -> dict[str, Any]:
+    """Entries of a field that has several, by the rest of their names; no longer in ``found``."""
+    prefix = f"{name}."
+    keys = [key for key in found if key.startswith(prefix)]
+    return {key.removeprefix(prefix): found.pop(key) for key in keys}
 
 
 def tensor_fields(kind: type) -> set[str]:
@@ -182,8 +267,9 @@ def _title(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _specs(name: str) -> str:
-    return f"{name}.specs"
+def _label(name: str) -> str:
+    """A foreign name of a field, for messages."""
+    return name[:80] or "(no name)"
 
 
 class _Place(NamedTuple):
@@ -209,9 +295,7 @@ def _nests(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, BaseModel)
 
 
-def _unpack_nested(hint: type[BaseModel], plain: dict[str, Any], where: _Place) -> BaseModel:
-    prefix = f"{where.field}."
-    inner = {k.removeprefix(prefix): plain.pop(k) for k in list(plain) if k.startswith(prefix)}
+def _unpack_nested(hint: type[BaseModel], inner: dict[str, Any], where: _Place) -> BaseModel:
     known = [field.alias or name for name, field in hint.model_fields.items()]
     for key in known:
         if key not in inner:
@@ -219,7 +303,7 @@ def _unpack_nested(hint: type[BaseModel], plain: dict[str, Any], where: _Place) 
     if unknown := sorted(inner.keys() - known):
         raise where._replace(position=f".{unknown[0][:80]}").wrong("no such field")
     try:
-        return parse(hint, inner, prefix)
+        return parse(hint, inner, f"{where.field}.")
     except SettingsError as error:
         raise where.wrong(str(error)[:300]) from None
 
@@ -264,67 +348,66 @@ def _check_bounds(value: Any, hint: Any, where: _Place) -> None:
             raise where.wrong(told, value, rule.high)
 
 
-def _pack_tensors(
-    record: RecordDict, name: str, tensors: Tensors, shared: dict[int, ArrayRecord] | None
-) -> None:
-    arrays = shared.get(id(tensors)) if shared is not None else None
-    if arrays is None:
-        arrays = ArrayRecord({d: _array(d, v) for d, v in tensors.vectors.items()})
-        if shared is not None:
-            shared[id(tensors)] = arrays
-    record[name] = arrays
-    record[_specs(name)] = ConfigRecord(
-        {
-            "names": [spec[0] for spec in tensors.specs],
-            "shapes": ["x".join(map(str, spec[1])) for spec in tensors.specs],
-            "dtypes": [spec[2] for spec in tensors.specs],
-        }
-    )
+def _pack_tensors(name: str, tensors: Tensors) -> dict[str, Any]:
+    return {
+        f"{name}.names": [spec[0] for spec in tensors.specs],
+        f"{name}.shapes": ["x".join(map(str, spec[1])) for spec in tensors.specs],
+        f"{name}.dtypes": [spec[2] for spec in tensors.specs],
+        **{f"{name}.{dtype}": _bytes(vector) for dtype, vector in tensors.vectors.items()},
+    }
 
 
-def _array(dtype: str, vector: np.ndarray[Any, np.dtype[Any]]) -> Array:
-    data = np.ascontiguousarray(vector).astype(vector.dtype.newbyteorder("<"), copy=False)
-    return Array(dtype, (vector.size,), STORAGE, data.tobytes())
+def _bytes(vector: np.ndarray[Any, np.dtype[Any]]) -> bytes:
+    """Little-endian."""
+    return vector.astype(vector.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def _unpack_tensors(record: RecordDict, name: str, where: _Place) -> Tensors:
-    specs = _unpack_specs(record, name, where)
+def _is_large(value: Any) -> bool:
+    return isinstance(value, bytes) and len(value) > LARGE
+
+
+def _unpack_tensors(found: dict[str, Any], where: _Place) -> Tensors:
+    specs = _unpack_specs(found, where)
     needed: dict[str, int] = {}
     for _, shape, dtype in specs:
         needed[dtype] = needed.get(dtype, 0) + math.prod(shape)
-    arrays = record.array_records[name]
-    if set(arrays) != set(needed):
-        raise where.wrong(
-            f"has dtypes {_short(sorted(arrays)[:8])}, its specs say {sorted(needed)}"
-        )
+    if set(DTYPES) & found.keys() != needed.keys():
+        sent = sorted(set(DTYPES) & found.keys())
+        raise where.wrong(f"has dtypes {sent}, its specs say {sorted(needed)}")
     vectors: dict[str, np.ndarray[Any, np.dtype[Any]]] = {}
-    for dtype, array in arrays.items():
-        count = needed[dtype]
+    for dtype, count in needed.items():
         kind = np.dtype(dtype).newbyteorder("<")
-        if array.stype != STORAGE or array.dtype != dtype or tuple(array.shape) != (count,):
-            raise where.wrong(
-                f"{_short(array.dtype)} {_short(tuple(array.shape)[:8])} stored as "
-                f"{_short(array.stype)}; expected {dtype} ({count},) stored as {STORAGE!r}"
-            )
-        if len(array.data) != count * kind.itemsize:
-            raise where.wrong(
-                f"{len(array.data)} bytes of {dtype}, expected {count * kind.itemsize}"
-            )
-        vectors[dtype] = np.frombuffer(array.data, kind)
+        data = _joined(found, dtype, where)
+        if len(data) != count * kind.itemsize:
+            raise where.wrong(f"{len(data)} bytes of {dtype}, expected {count * kind.itemsize}")
+        vectors[dtype] = np.frombuffer(data, kind)
+    if found:
+        raise where._replace(position=f".{_label(min(found))}").wrong("no such field")
     return Tensors(specs, vectors)
 
 
-def _unpack_specs(record: RecordDict, name: str, where: _Place) -> tuple[Spec, ...]:
-    columns = record.config_records.get(_specs(name))
-    if columns is None or set(columns) != {"names", "shapes", "dtypes"}:
+def _joined(found: dict[str, Any], dtype: str, where: _Place) -> bytes:
+    """All pieces of a vector, which are no longer in ``found`` then."""
+    pieces: list[bytes] = []
+    while (key := f"{dtype}.{len(pieces)}" if pieces else dtype) in found:
+        piece = found.pop(key)
+        if not isinstance(piece, bytes):
+            told = f"expected bytes, got {type(piece).__name__}"
+            raise where._replace(position=f".{key}").wrong(told)
+        pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _unpack_specs(found: dict[str, Any], where: _Place) -> tuple[Spec, ...]:
+    if not found.keys() >= set(COLUMNS):
         raise where.wrong("names, shapes and dtypes are missing")
-    names, shapes, dtypes = (columns[key] for key in ("names", "shapes", "dtypes"))
-    for column in (names, shapes, dtypes):
+    names, shapes, dtypes = (found.pop(key) for key in COLUMNS)
+    for key, column in zip(COLUMNS, (names, shapes, dtypes), strict=True):
         if not isinstance(column, list):
-            raise where._replace(position=".specs").wrong(
+            raise where._replace(position=f".{key}").wrong(
                 f"expected a list, got {type(column).__name__}"
             )
-    return _read_specs(tuple(names), tuple(shapes), tuple(dtypes), where)  # type: ignore[arg-type]
+    return _read_specs(tuple(names), tuple(shapes), tuple(dtypes), where)
 
 
 @lru_cache(maxsize=8)  # all replies of a run name the same tensors

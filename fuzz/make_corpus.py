@@ -26,8 +26,11 @@ from fuzz.target import BUFFERS, CONTRACTS, MODEL
 NEARLY: dict[str, Any] = {
     "sgd.rate": 1.0, "sgd.lr.more": 1.0, "sgd.": 1, "sgd": 1.0, "sgd.lr": -1.0, "sgd.epochs": True,
     "sgd.batch_size": 8, "loss": "KL", "augmentation": b"crop", "without": ["no room"],
+    "change.float32": "1" * 32, "change.float32.1": b"more", "change.float32.2": b"", "change": b"",
+    "increment.names": ["weight", "weight"], "increment.shapes": ["2x-3", "2"],
+    "increment.dtypes": [1.0], "buffers.int64": 7, "buffers.more": True,
 }  # fmt: skip
-"""Nested settings, and fields of few values, that do not fit."""
+"""Nested settings, tensors, and fields of few values, that do not fit."""
 
 CORPUS = Path(__file__).parent / "corpus"
 

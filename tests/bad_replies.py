@@ -11,7 +11,7 @@ from flwr.common.serde import message_from_proto, message_to_proto
 
 from common.methods import fedavg
 from common.sketch import sketch
-from common.wire import PLAIN, STORAGE
+from common.wire import PLAIN
 
 Spoil = Callable[[Message, list[Message]], Message | None]
 """(reply, the same node's earlier replies) -> what arrives; ``None`` if ``reply`` was changed."""
@@ -23,13 +23,13 @@ def copy(message: Message) -> Message:
 
 
 def vector(reply: Message) -> np.ndarray:
-    return np.frombuffer(reply.content["increment"]["float32"].data, "<f4").copy()
+    return np.frombuffer(reply.content[PLAIN]["increment.float32"], "<f4").copy()
 
 
-def put(reply: Message, values: np.ndarray, dtype: str = "float32", **other: Any) -> None:
-    options = {"shape": (values.size,), "stype": STORAGE, "data": values.tobytes()} | other
-    array = Array(dtype, options["shape"], options["stype"], options["data"])
-    reply.content["increment"] = ArrayRecord({dtype: array})
+def put(reply: Message, data: Any, dtype: str = "float32") -> None:
+    """Another vector, of one dtype."""
+    del reply.content[PLAIN]["increment.float32"]
+    reply.content[PLAIN][f"increment.{dtype}"] = data
 
 
 def plain(**values: Any) -> Spoil:
@@ -50,8 +50,8 @@ def meta(**values: Any) -> Spoil:
 
 def specs(column: str, change: Callable[[list[str]], list[str]]) -> Spoil:
     def spoil(reply: Message, _: list[Message]) -> None:
-        record = reply.content["increment.specs"]
-        record[column] = change(list(record[column]))
+        key = f"increment.{column}"
+        reply.content[PLAIN][key] = change(list(reply.content[PLAIN][key]))
 
     return spoil
 
@@ -65,13 +65,9 @@ def values(change: Callable[[np.ndarray], np.ndarray], consistent: bool = False)
         if consistent:
             dual = np.array(reply.content[PLAIN]["dual"]) + sketch(new) - sketch(old)
             reply.content[PLAIN]["dual"] = dual.tolist()
-        put(reply, new)
+        put(reply, new.tobytes())
 
     return spoil
-
-
-def stored(**options: Any) -> Spoil:
-    return lambda reply, _: put(reply, vector(reply), **options)
 
 
 def extra(name: str, record: Any) -> Spoil:
@@ -111,12 +107,18 @@ def foreign(reply: Message, _: list[Message]) -> None:
     reply.content[PLAIN]["contract"] = f"{fedavg.__name__}.Up"
 
 
-EMPTY = Array("int64", (0,), STORAGE, b"")
+def hole(reply: Message, _: list[Message]) -> None:
+    """A vector in three pieces, of which the second is missing."""
+    data = reply.content[PLAIN]["increment.float32"]
+    reply.content[PLAIN].update({"increment.float32": data[:40], "increment.float32.2": data[40:]})
+
+
+ARRAYS = ArrayRecord({str(i): Array("bool", (1,), "", b"x") for i in range(9)})
 MANY = {f"r{i}": ConfigRecord({}) for i in range(40)}
 TABLE: dict[str, tuple[Spoil, str]] = {
     "an evaluation that nobody asked for": (
         extra("evaluation", ConfigRecord({"clients": [0]})),
-        "evaluation",
+        "clients",
     ),
     # the vector
     "one value is NaN": (values(poke(7, np.nan)), "increment"),
@@ -129,16 +131,18 @@ TABLE: dict[str, tuple[Spoil, str]] = {
     "the other sign": (values(lambda v: -v), "dual"),
     "half missing": (values(lambda v: np.where(np.arange(v.size) < v.size / 2, v, 0)), "dual"),
     # how it is stored
-    "cut short": (lambda r, _: put(r, vector(r), data=vector(r).tobytes()[:-4]), "increment"),
-    "too many bytes": (lambda r, _: put(r, vector(r), data=bytes(99_999)), "increment"),
+    "cut short": (lambda r, _: put(r, vector(r).tobytes()[:-4]), "increment"),
+    "too many bytes": (lambda r, _: put(r, bytes(99_999)), "increment"),
     "a value too many": (values(lambda v: np.append(v, 0)), "increment"),
-    "as two axes": (stored(shape=(1, 2)), "increment"),
-    "as a pickle": (stored(stype="pickle"), "increment"),
-    "of doubles": (lambda r, _: put(r, vector(r).astype("<f8"), "float64"), "increment"),
-    "no array": (lambda r, _: r.content.pop("increment") and None, "increment"),
-    "two arrays": (lambda r, _: r.content["increment"].update({"int64": EMPTY}), "increment"),
+    "text in place of bytes": (lambda r, _: put(r, "0" * 4 * vector(r).size), "increment"),
+    "of doubles": (lambda r, _: put(r, vector(r).astype("<f8").tobytes(), "float64"), "increment"),
+    "no vector": (without("increment.float32"), "increment"),
+    "two vectors": (plain(**{"increment.int64": b""}), "increment"),
+    "a piece missing": (hole, "increment"),
+    "a piece too many": (plain(**{"increment.float32.1": b"1234"}), "increment"),
+    "a field twice": (extra("more", ConfigRecord({"round": 3})), "round"),
     # its names and shapes
-    "no names": (lambda r, _: r.content.pop("increment.specs") and None, "increment"),
+    "no names": (without("increment.names"), "increment"),
     "another name": (specs("names", lambda n: ["x", *n[1:]]), "increment"),
     "a name twice": (specs("names", lambda n: [n[1], *n[1:]]), "increment"),
     "a name too few": (specs("names", lambda n: n[1:]), "increment"),
@@ -177,7 +181,7 @@ TABLE: dict[str, tuple[Spoil, str]] = {
     # the contract
     "a field missing": (without("loss"), "loss"),
     "a field too many": (plain(weight=1.0), "weight"),
-    "a record too many": (extra("more", ConfigRecord({})), "more"),
+    "a record too many": (extra("more", ConfigRecord({"note": 1})), "note"),
     "metrics as well": (extra("metrics", MetricRecord({"accuracy": 1.0})), "metrics"),
     "of another method": (foreign, "contract"),
     "of another release": (plain(**{"wire-version": 99}), "wire-version"),
@@ -192,10 +196,7 @@ TABLE: dict[str, tuple[Spoil, str]] = {
     "put together badly": (unreadable, "message"),
     # size
     "forty records": (lambda r, _: r.content.update(MANY), "size"),
-    "too many arrays": (
-        extra("more", ArrayRecord({str(i): Array("bool", (1,), STORAGE, b"x") for i in range(9)})),
-        "size",
-    ),
+    "arrays": (extra("more", ARRAYS), "more"),
     "megabytes of data": (values(lambda v: np.zeros(10**6)), "size"),
     "megabytes of text": (plain(note="x" * 2**21), "size"),
     "a million names": (specs("names", lambda n: ["a"] * 10**6), "size"),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import Message
 
 from common.sketch import NUMBERS, sketch
-from common.wire import PLAIN, STORAGE
+from common.wire import PLAIN
 
 PUSH = 20.0
 """Norm of what is added, over that of the device's first dual: half of it is what the gate sees of
@@ -31,10 +31,9 @@ class Drifter:
         self._drift: np.ndarray | None = None
 
     def __call__(self, reply: Message) -> None:
-        honest = np.frombuffer(reply.content["increment"]["float32"].data, "<f4")
+        honest = np.frombuffer(reply.content[PLAIN]["increment.float32"], "<f4")
         if self._drift is None:  # in its first reply the increment is the whole dual
             self._drift = PUSH * float(np.linalg.norm(honest)) * blind(len(honest))
         if reply.content[PLAIN]["round"] > 5:
             moved = (honest + self._drift).astype("<f4")
-            array = Array("float32", (moved.size,), STORAGE, moved.tobytes())
-            reply.content["increment"] = ArrayRecord({"float32": array})
+            reply.content[PLAIN]["increment.float32"] = moved.tobytes()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from client_app.app import app
 from common.config import DataSettings
@@ -114,5 +114,4 @@ def test_no_device_is_sent_anything_of_the_secret(tmp_path: Path, monkeypatch: p
 
 
 def _bytes(record: ArrayRecord | ConfigRecord | MetricRecord) -> bytes:
-    values = [v.data if isinstance(v, Array) else repr(v).encode() for v in record.values()]
-    return b"".join(name.encode() + value for name, value in zip(record, values, strict=True))
+    return b"".join(name.encode() + repr(value).encode() for name, value in record.items())

@@ -94,7 +94,7 @@ AROUND: dict[str, tuple[Spoil, str]] = {
     "of another release": (plain(**{"wire-version": 99}), "wire version 99"),
     "of another contract": (plain(contract="x"), "contract"),
     "a field too many": (plain(admin=True), "admin"),
-    "a record too many": (record("more", ConfigRecord({})), "more"),
+    "a record too many": (record("more", ConfigRecord({"note": 1})), "note"),
     "arrays as well": (record("model", ArrayRecord({})), "model"),
     "megabytes": (plain(clients=[3] * 200_000), "size"),
     "clients as text": (plain(clients=["3", "4"]), "clients"),

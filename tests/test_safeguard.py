@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import Message
 
 from client_app.methods import fedavg
 from common.errors import DivergedError, RunError
@@ -177,10 +177,9 @@ def longer(factor: float, last: int) -> Callable[[Message, Message], Message]:
         meta = message.metadata
         trains = meta.message_type.startswith("train") and int(meta.group_id or 0) <= last
         if trains and meta.dst_node_id == LIAR:
-            stored = reply.content["change"]["float32"]
-            values = np.frombuffer(stored.data, "<f4") * np.float32(factor)
-            array = Array("float32", stored.shape, stored.stype, values.tobytes())
-            reply.content["change"] = ArrayRecord({"float32": array})
+            values = np.frombuffer(reply.content["fields"]["change.float32"], "<f4")
+            longer = values * np.float32(factor)
+            reply.content["fields"]["change.float32"] = longer.tobytes()
         return reply
 
     return interfere

@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_object_tree, iterate_object_tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from common import wire
 from common.errors import WireError
 from common.tensors import Tensors
-from common.wire import DTYPES, STORAGE, pack, unpack
+from common.wire import DTYPES, PLAIN, SHARED, pack, pack_all, unpack
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,74 @@ def test_absent_optional_fields_stay_absent():
     assert got.note is None
 
 
-def test_parameters_travel_as_one_array():
-    record = pack(sample())
-    assert [len(r) for r in record.array_records.values()] == [1]
+def objects(record: RecordDict) -> list[str]:
+    """Identities of all that Flower sends of a message's content."""
+    return [part.object_id for part in iterate_object_tree(get_object_tree(record))]
 
 
-def test_array_data_is_not_copied():
+def test_a_message_is_one_record():
+    mixed = Tensors.pack({"mean": np.ones(3, np.float32), "count": np.array(7, np.int64)})
+    record = pack(sample(buffers=mixed))
+    assert list(record) == [PLAIN]
+    assert len(objects(record)) == 2, "the content and its one record"
+
+
+def test_a_vector_in_one_piece_is_not_copied():
     record = pack(sample())
-    data = record.array_records["model"]["float32"].data
+    data = record[PLAIN]["model.float32"]
     vector = unpack(Sample, record).model.vector
     assert vector.__array_interface__["data"][0] == np.frombuffer(data, np.uint8).ctypes.data
+
+
+def test_a_long_vector_travels_in_pieces(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(wire, "PIECE", 20)
+    record = pack(sample())  # 13 numbers of 4 bytes
+    pieces = ["model.float32", "model.float32.1", "model.float32.2"]
+    assert [len(record[piece][piece]) for piece in pieces] == [20, 20, 12]
+    assert set(record) == {PLAIN, *pieces}
+    assert same(unpack(Sample, record).model, tensors())
+    del record["model.float32.1"]
+    with pytest.raises(WireError, match=r"Sample\.model: 20 bytes of float32, expected 52"):
+        unpack(Sample, record)
+
+
+def test_what_all_messages_share_is_one_object():
+    model = tensors()
+    messages = [sample(round=n, model=model) for n in range(4)]
+    records = pack_all(messages)
+    for message, record in zip(messages, records, strict=True):
+        assert list(record[PLAIN]) == ["round"]
+        assert set(record) == {PLAIN, SHARED}
+        got = unpack(Sample, record)
+        assert got.round == message.round
+        assert same(got.model, model)
+    assert len({id(record[SHARED]) for record in records}) == 1
+    assert len({part for record in records for part in objects(record)}) == 1 + 2 * 4
+
+
+def test_equal_messages_have_the_same_content():
+    records = pack_all([sample(model=tensors()) for _ in range(3)])
+    assert len({part for record in records for part in objects(record)}) == 2
+    assert unpack(Sample, records[2]).round == 3
+
+
+def test_what_some_share_is_one_object_if_it_is_large(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(wire, "LARGE", 10)
+    one, other, third = (Tensors.pack({"a": np.full(9, n, np.float32)}) for n in range(3))
+    models = [one, one, other, third, other]
+    records = pack_all([sample(round=n, model=model) for n, model in enumerate(models)])
+    for record, model in zip(records, models, strict=True):
+        assert same(unpack(Sample, record).model, model)
+    key = "model.float32"
+    assert records[0][key] is records[1][key]
+    assert records[2][key] is records[4][key]
+    assert key in records[3][PLAIN]
+
+
+@pytest.mark.parametrize("values", [(0.0, -0.0), (float(1), 1.5)])
+def test_what_differs_in_a_bit_is_not_shared(values: tuple[float, float]):
+    records = pack_all([sample(loss=value) for value in values])
+    assert [repr(unpack(Sample, record).loss) for record in records] == [*map(repr, values)]
 
 
 Change = Callable[[RecordDict], None]
@@ -91,15 +151,8 @@ def _drop(key: str) -> Change:
     return lambda record: record["fields"].pop(key)
 
 
-def _array(dtype: str = "float32", shape: tuple[int, ...] = (13,), stype: str = STORAGE,
-           data: bytes = bytes(52)) -> Change:  # fmt: skip
-    return lambda record: record.__setitem__(
-        "model", ArrayRecord({dtype: Array(dtype, shape, stype, data)})
-    )
-
-
 def _specs(key: str, value: list[str]) -> Change:
-    return lambda record: record["model.specs"].__setitem__(key, value)
+    return _set(f"model.{key}", value)
 
 
 @pytest.mark.parametrize(
@@ -120,18 +173,25 @@ def _specs(key: str, value: list[str]) -> Change:
         (_set("clients", ["4"]), r"Sample.clients\[0\]: expected int"),
         (_set("extra", 1), "Sample.extra: no such field"),
         (lambda r: r.__setitem__("more", ArrayRecord()), "Sample.more: no such field"),
-        (lambda r: r.__setitem__("more", ConfigRecord()), "Sample.more: no such field"),
-        (lambda record: record.pop("model"), "Sample.model: missing"),
-        (lambda record: record.pop("model.specs"), "Sample.model: names, shapes and dtypes"),
-        (_array(data=bytes(48)), "Sample.model: 48 bytes of float32, expected 52"),
-        (_array(shape=(12,)), "Sample.model: 'float32'"),
-        (_array(stype="numpy.ndarray"), "Sample.model: 'float32'"),
-        (_array(dtype="float64", data=bytes(104)), "Sample.model: has dtypes"),
+        (lambda r: r.__setitem__("more", ConfigRecord({"x": 1})), "Sample.x: no such field"),
+        (lambda r: r.__setitem__("more", ConfigRecord({"round": 3})), "Sample.round: occurs twice"),
+        (lambda r: r.__setitem__("m", MetricRecord({"round": 3})), "Sample.m: no such field"),
+        (_drop("model.names"), "Sample.model: names, shapes and dtypes"),
+        (_drop("model.float32"), r"Sample.model: has dtypes \[\], its specs say \['float32'\]"),
+        (_set("model.float32", bytes(48)), "Sample.model: 48 bytes of float32, expected 52"),
+        (_set("model.float32", "0" * 52), "Sample.model.float32: expected bytes, got str"),
+        (_set("model.float32", 52), "Sample.model.float32: expected bytes, got int"),
+        (_set("model.float32.1", b"1234"), "Sample.model: 56 bytes of float32, expected 52"),
+        (_set("model.float32.2", b""), "Sample.model.float32.2: no such field"),
+        (_set("model.float64", b""), r"Sample.model: has dtypes \['float32', 'float64'\]"),
+        (_set("model.more", 1), "Sample.model.more: no such field"),
+        (_set("model", 1), "Sample.model: no such field"),
+        (_set("model.names", 3), "Sample.model.names: expected a list, got int"),
         (_specs("names", ["a", "a", "b"]), "Sample.model: a name occurs twice"),
         (_specs("names", ["a"]), "Sample.model: names, shapes and dtypes differ"),
         (_specs("shapes", ["3x4", "", "-1x3"]), "Sample.model: empty has shape '-1x3'"),
         (_specs("shapes", ["3x4", "", "9" * 40]), "Sample.model: empty has shape"),
-        (_specs("shapes", ["3x5", "", "0x3"]), "Sample.model: 'float32'"),
+        (_specs("shapes", ["3x5", "", "0x3"]), "Sample.model: 52 bytes of float32, expected 64"),
         (_specs("dtypes", ["float32", "object", "float32"]), "Sample.model: scalar has dtype"),
     ],
 )
@@ -174,15 +234,29 @@ values = st.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.sampled_from(["fields", "model.specs"]),
-    st.sampled_from(["round", "loss", "clients", "names", "shapes", "dtypes", "contract", "z"]),
+    st.sampled_from(
+        [
+            "round",
+            "loss",
+            "clients",
+            "contract",
+            "z",
+            "model",
+            "model.names",
+            "model.shapes",
+            "model.dtypes",
+            "model.float32",
+            "model.float32.1",
+            "model.int64",
+        ]
+    ),
     values,
 )
-def test_nothing_but_a_wire_error(part: str, key: str, value: object):
+def test_nothing_but_a_wire_error(key: str, value: object):
     record = pack(sample())
-    record[part][key] = value
+    record[PLAIN][key] = value
     try:
         got = unpack(Sample, record)
     except WireError:
         return
-    assert got.model.specs == tensors().specs or part == "model.specs"
+    assert got.model.specs == tensors().specs or key.startswith("model.")

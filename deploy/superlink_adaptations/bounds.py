@@ -2,8 +2,8 @@
 
 A message names its parts before it sends them. Flower 1.39 notes down each name in its database
 within one transaction, however many there are: 20,000 made-up names, in 1.3 MB, lock it for two
-minutes, and with it all other devices and the run. An honest message names a few parts for each of
-its records and tensors and one more for each 5 MiB; AugFlower sends a model as one tensor.
+minutes, and with it all other devices and the run. An honest message is one part, its content one,
+and there is one for each record: mostly a single one, and another for each piece of a long vector.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from common.errors import SettingsError
+from common.wire import PIECE
 from deploy.adaptation import Adaptation
 
 if TYPE_CHECKING:
@@ -24,14 +25,12 @@ if TYPE_CHECKING:
 LARGEST = "AUGFLOWER_SUPERLINK_LARGEST_MESSAGE"
 """Environment variable: megabytes of the largest message that a device may send."""
 MEGABYTES = 1024
-CHUNK = 5 * 2**20
-"""Bytes of a part of a tensor (Flower 1.39, FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE)."""
-BESIDE = 256
-"""Parts of a message beside those of full length: records, descriptions, small tensors."""
+BESIDE = 64
+"""Parts of a message beside those of full length."""
 HEAD = 2**20
 """Bytes of the head of a message: who answers what, or why not, and the names of its parts."""
 PART = 64 * 2**20
-"""Bytes of one call; a setting of FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE above it is refused."""
+"""Bytes of one call, several times what one part has."""
 _SUPERLINK = "flwr.superlink.cli.flower_superlink"  # its package has a function of that name
 _SESSIONS = 10_000
 """Messages whose bytes are counted at a time; the oldest is forgotten."""
@@ -57,7 +56,7 @@ class Bounds:
 
     def __init__(self, megabytes: int = MEGABYTES) -> None:
         self.size = megabytes * 10**6
-        self.parts = BESIDE + -(-self.size // CHUNK)
+        self.parts = BESIDE + -(-self.size // PIECE)
         self._pushed: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.Lock()
 

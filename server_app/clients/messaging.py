@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from common.config import LATE_ROUNDS, RoundSettings
-from common.wire import pack, size
+from common.wire import pack_all, size
 from server_app.clients.registry import Nodes
 from server_app.monitoring.status import Status
 from server_app.transport.incomplete import forget, has_begun
@@ -172,13 +172,12 @@ class Exchange:
     ) -> None:
         for client_id in client_ids:
             self._sent.pop(client_id, None)
-        shared: dict[int, ArrayRecord] = {}
         nodes = {
             client_id: node
             for client_id in client_ids
             if (node := self._nodes.at(client_id)) is not None
         }
-        contents: list[RecordDict] = [pack(content(client_id), shared) for client_id in nodes]
+        contents = pack_all([content(client_id) for client_id in nodes])
         # Longer than the deadline: a reply expires with its message, and replies wait their turn.
         limit = LATE_ROUNDS * self._rules.deadline
 

@@ -9,10 +9,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 
 from common.errors import WireError
-from common.wire import DTYPES, unpack
+from common.wire import PIECE, unpack
 from server_app.aggregation.expected import Expected
 from server_app.aggregation.expected import size as tensors_size
 from server_app.transport.polling import Unreadable
@@ -25,7 +25,7 @@ PLAIN = 2**20
 """Bytes, at most, of all fields that are no tensors."""
 
 RECORDS = 32
-"""At most in one message."""
+"""At most in one message, beside those of pieces of long vectors."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,11 @@ def read(contract: type[Contract], content: RecordDict) -> Contract:
 
 
 def _check_size(content: RecordDict, most: int) -> None:
-    if len(content) > RECORDS:
-        raise Rejected("size", f"{len(content)} records, at most {RECORDS}")
+    if len(content) > (possible := RECORDS + most // PIECE):
+        raise Rejected("size", f"{len(content)} records, at most {possible}")
     total = 0
     for name, record in content.items():
         total += len(name)
-        if isinstance(record, ArrayRecord) and len(record) > len(DTYPES):
-            raise Rejected("size", f"{len(record)} arrays in a record, at most {len(DTYPES)}")
         for key, value in record.items():
             total += len(key) + _bytes(value)
             if total > most:
@@ -112,6 +110,4 @@ def _bytes(value: Any) -> int:
         return len(value)
     if isinstance(value, list):
         return sum(8 + (len(v) if isinstance(v, str | bytes) else 0) for v in value)
-    if isinstance(value, Array):
-        return len(value.data) + len(value.dtype) + len(value.stype) + 8 * len(value.shape)
     return 8

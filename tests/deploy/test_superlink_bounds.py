@@ -40,7 +40,7 @@ def head(parts: int, **metadata: Any) -> PushMessagesRequest:
 
 def test_a_message_may_name_as_many_parts_as_its_bytes_need():
     bounds = Bounds(megabytes=100)
-    assert bounds.parts == BESIDE + 20
+    assert bounds.parts == BESIDE + 12
     assert bounds.head(head(bounds.parts)) == ""
     assert f"more than {bounds.parts} parts" in bounds.head(head(bounds.parts + 1))
     assert "more than" in bounds.head(head(12_000))
