@@ -7,7 +7,7 @@ and one object instead of 60 for Flower, which pays several round trips for each
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +65,18 @@ class Tensors:
                 f"not {vector.dtype} {vector.shape}"
             )
         return Tensors(self.specs, {"float32": vector} if vector.size else {})
+
+    def only(self, names: Collection[str]) -> Tensors:
+        """Those of these names, in this order (a copy)."""
+        return Tensors.pack({name: a for name, a in self.unpack().items() if name in names})
+
+    def without(self, names: Collection[str]) -> Tensors:
+        """All but those of these names, in this order (a copy)."""
+        return Tensors.pack({name: a for name, a in self.unpack().items() if name not in names})
+
+    def merged(self, others: Tensors) -> Tensors:
+        """The same names in the same order, with the values of ``others`` where it has some."""
+        return Tensors.pack(self.unpack() | others.only(self.unpack()).unpack())
 
     def __len__(self) -> int:
         return sum(vector.size for vector in self.vectors.values())

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import types
+from collections import OrderedDict
 from dataclasses import fields, replace
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
+from torch import nn
 
 import server_app.methods
 from common import registry
 from common.contract import Between
+from common.models import FlatModel, register
 from common.sketch import sketch
 from common.task import Task
 from common.tensors import Tensors
@@ -23,16 +26,20 @@ METHODS = registry.names(server_app.methods)
 HALVES: dict[str, Any] = {name: registry.load(server_app.methods, name) for name in METHODS}
 TRAINED = [name for name in METHODS if HALVES[name].Server.down is not None]
 
-MODEL = Tensors.pack({"w": np.ones((2, 2), np.float32), "b": np.zeros(1, np.float32)})
-BUFFERS = Tensors.pack(
-    {
-        "norm.running_mean": np.zeros(2, np.float32),
-        "norm.running_var": np.ones(2, np.float32),
-        "norm.num_batches_tracked": np.array(0, np.int64),
-    }
-)
 
-TASK = Task("cnn-tiny", 3, 1, 8)
+def _network(classes: int, channels: int, size: int) -> nn.Module:
+    pixels = channels * size * size
+    layers = OrderedDict(
+        flat=nn.Flatten(), body=nn.Linear(pixels, 2), norm=nn.BatchNorm1d(2),
+        head=nn.Linear(2, classes),
+    )  # fmt: skip
+    return nn.Sequential(layers)
+
+
+register("made", _network)
+TASK = Task("made", classes=3, channels=1, image_size=2)
+_MADE = FlatModel(TASK.build())
+MODEL, BUFFERS = _MADE.parameters, _MADE.buffers
 
 
 class Pull:
@@ -60,7 +67,7 @@ def server(name: str, clients: int, options: dict[str, Any] | None = None) -> Me
     setup = Setup(MODEL, BUFFERS, seed=3, task=TASK, knowledge=Pull(), secret=b"secret")
     method: Method = half.Server(half.Settings.model_validate(options or {}), setup)
     for client in range(clients):
-        method.enrol(client, Source(10 + client, "cnn-tiny"))
+        method.enrol(client, Source(10 + client, "made"))
     return method
 
 

@@ -54,7 +54,7 @@ class QuadraticDevice:
         self.model = SimpleNamespace(
             module=SimpleNamespace(train=lambda *_: None), buffers=Tensors((), {})
         )
-        self.memory = DictMemory()
+        self.memory, self.role = DictMemory(), "source"
 
     def start(self, buffers: Tensors) -> None:
         """Nothing to make ready."""

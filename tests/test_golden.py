@@ -28,6 +28,7 @@ SGD = {"lr": 0.05, "momentum": 0.5, "epochs": 2, "batch-size": 8}
 AUGFL = {"alpha": 0.05, "rho": 0.7, "lambda": 2.0, "server-steps": 3, "batch-size": 0}
 NORM = {"model": "resnet8x4", "rounds": 2}
 OWN = {"own-models": "cnn-tiny,cnn-small", "evaluation.who": "both", "data.test-fraction": 0.3}
+TESTED = {"evaluation.who": "both", "data.test-fraction": 0.3}
 
 
 LOCAL = {f"sgd.{name}": value for name, value in SGD.items()}
@@ -49,6 +50,11 @@ RUNS: dict[str, dict[str, Any]] = {
     "feddistill": of("feddistill", LOCAL) | OWN,
     "fml-batchnorm": of("fml", LOCAL) | NORM,
     "fed_lpfm": of("fed_lpfm", {**LOCAL, "lambda": 0.0}),
+    "local": of("local", LOCAL) | TESTED,
+    "ditto": of("ditto", {**LOCAL, "own-epochs": 2}) | TESTED,
+    "fedper": of("fedper", LOCAL) | TESTED,
+    "fedrep": of("fedrep", LOCAL) | TESTED,
+    "fedbn": of("fedbn", LOCAL) | NORM | TESTED,
     "per_fedavg": of("per_fedavg", {"alpha": 0.05, "beta": 0.05, "steps": 2, "batch-size": 8}),
     "transfer": of("transfer", {}) | LABELS,
     "augfl": of("augfl", AUGFL) | LABELS,

@@ -143,7 +143,8 @@ def test_a_step_leaves_older_states_what_they_were(name: str):
         copy = through_bytes(save(again))
         rounds(method, round)
         assert equal(through_bytes(before), copy)
-        assert not equal(before, save(method)), "a step does something"
+        if method.down is None or method.expects(0):
+            assert not equal(before, save(method)), "a step does something"
 
 
 def through_bytes(state: Any) -> Any:

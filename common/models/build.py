@@ -13,7 +13,7 @@ from torch import nn
 
 from common import extensions
 from common.errors import ModelError
-from common.models.cnn import cnn
+from common.models.cnn import cnn, cnn_5x5
 from common.models.resnet import resnet
 from common.models.small_stem import small_stem
 from common.models.widths import cut, name_and_width
@@ -32,6 +32,8 @@ MODELS: dict[str, Builder] = {
     # The published network for Fashion-MNIST: 50,186 parameters for 10 classes.
     "cnn-small": partial(cnn, widths=(32, 64), activation=nn.ELU),
     "cnn-wide": partial(cnn, widths=(64, 128, 256), activation=nn.ELU),
+    # PFLlib's for images of 28 pixels and more.
+    "cnn-5x5": cnn_5x5,
     "resnet8x4": _resnet(8, "batch"),
     "resnet8x4-gn": _resnet(8, "group"),
     "resnet32x4": _resnet(32, "batch"),

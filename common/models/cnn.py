@@ -23,3 +23,25 @@ def cnn(
         size, inputs = size // 2, width
     layers += [nn.Flatten(), nn.Linear(inputs * size * size, classes)]
     return nn.Sequential(*layers)
+
+
+def cnn_5x5(classes: int, channels: int, image_size: int) -> nn.Sequential:
+    """The "4-layer CNN" of PFLlib (Zhang et al., JMLR 26(50), 2025), after McMahan et al. (2017).
+
+    Two convolutions 5x5 without padding, of 32 and 64 channels, each with a ReLU and a 2x2
+    max-pool; then 512 features and the classes. It has 582,026 parameters for 28 x 28 pixels of
+    one channel and 10 classes, 878,538 for 32 x 32 of three.
+    """
+    size = ((image_size - 4) // 2 - 4) // 2
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * size * size, 512),
+        nn.ReLU(),
+        nn.Linear(512, classes),
+    )

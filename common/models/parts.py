@@ -101,6 +101,19 @@ def body_names(model: nn.Module) -> set[str]:
     return {name for name, _ in model.named_parameters()} - head_names(model)
 
 
+def top_names(model: nn.Module, layers: int) -> set[str]:
+    """Names of the parameters of the last ``layers`` layers that have some, the head among them.
+
+    Raises
+    ------
+    ModelError: see ``head_path``.
+    """
+    paths = [path for path, layer in model.named_modules() if [*layer.parameters(recurse=False)]]
+    end = paths.index(head_path(model)) + 1
+    top = paths[max(end - layers, 0) : end]
+    return {name for name, _ in model.named_parameters() if name.rpartition(".")[0] in top}
+
+
 def norm_names(model: nn.Module) -> set[str]:
     """Names of the parameters of normalisation layers: batch, group, layer and instance."""
     return {

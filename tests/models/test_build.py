@@ -37,3 +37,17 @@ def test_every_model_is_built_alike_by_a_seed(name: str):
 def test_what_cannot_be_is_refused_before_a_run(name: str, size: int, message: str):
     with pytest.raises(ModelError, match=message):
         build(name, classes=4, channels=1, image_size=size)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "channels", "classes", "parameters"),
+    [(28, 1, 10, 582_026), (32, 3, 10, 878_538), (32, 3, 100, 924_708)],
+)
+def test_the_four_layer_cnn_has_pfllibs_sizes(
+    pixels: int, channels: int, classes: int, parameters: int
+):
+    model = build("cnn-5x5", classes=classes, channels=channels, image_size=pixels)
+    sizes = [p.numel() for p in model.parameters()]
+    assert sum(sizes) == parameters
+    assert sizes[:4] == [32 * channels * 25, 32, 51_200, 64]
+    assert sizes[-2:] == [512 * classes, classes]
