@@ -168,6 +168,7 @@ class FakeDevice:
                 enrolment.Up(
                     role="source", clients=[-1], support=4, query=16, test=0, architecture="",
                     classes=self._classes, parameters=down.parameters, plan="", release="",
+                    width=0.0, free_memory=0, step_seconds=0.0,
                 )
             )  # fmt: skip
         work = unpack(fedavg.Down, content)

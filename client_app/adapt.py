@@ -57,7 +57,7 @@ def judge(model: FlatModel, vector: Tensor, data: ClientData, statistics: str) -
 
 def evaluate(down: Down, device: Device) -> Up:
     """The global model before and after adaptation, for each client that the node plays."""
-    model, theta = device.model, torch.tensor(down.model.vector)
+    model, theta = device.at_width(down.width), torch.tensor(down.model.vector)
     up = Up([], [], [], [], [], [], [])
     for data in device.clients:
         model.load_buffers(down.buffers)

@@ -13,10 +13,12 @@ import common.methods
 from client_app.adapt import evaluate, evaluate_personal
 from client_app.device import Device, open_device
 from client_app.kept import note
+from client_app.measure import measured
 from common import enrolment, evaluation, registry
 from common.config import RunSettings, other_sections, read_run_config
 from common.errors import WireError
 from common.release import release
+from common.task import hollow
 from common.wire import pack, unpack
 
 app = ClientApp()
@@ -32,12 +34,15 @@ def _answer(message: Message, context: Context, contract: Any, handler: Handler)
 
 
 def _enrol(down: enrolment.Down, device: Device) -> enrolment.Up:
-    size = len(device.model.vector)
+    # Where widths are asked for, the whole network may be more than the device can hold.
+    whole = hollow(device.task).parameters() if down.narrowest else [device.model.vector]
+    size = sum(part.numel() for part in whole)
     if size != down.parameters:
         raise WireError(
             f"the server's model has {down.parameters} parameters, this node's {size}: "
             "their class names or releases differ"
         )
+    free, seconds = measured(device, down.narrowest, down.batch)
     return enrolment.Up(
         role=device.role,
         clients=[data.client for data in device.clients],
@@ -49,6 +54,9 @@ def _enrol(down: enrolment.Down, device: Device) -> enrolment.Up:
         parameters=size,
         plan=device.plan_digest,
         release=release(),
+        width=device.width,
+        free_memory=free,
+        step_seconds=seconds,
     )
 
 

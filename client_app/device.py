@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -22,7 +24,8 @@ from common.data.load import load
 from common.data.plan import plan
 from common.errors import DataError
 from common.models import FlatModel, build
-from common.task import Task
+from common.models.widths import Where, groups_of, part
+from common.task import Task, hollow
 from common.tensors import Tensors
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ class Device:
     ----------
     role: "source" trains, "target" only adapts.
     clients: the data of each client that it plays; a source plays one.
-    model: the network in flat form; its parameters are scratch space between calls.
+    width: of the network that its operator lets it train; 0 leaves that to the server.
     memory: what survives from round to round.
     own_model: architecture of the model that it keeps for itself, in methods that have one.
     task: what must be known to build a network for its images.
@@ -49,7 +52,7 @@ class Device:
         clients: list[ClientData],
         classes: tuple[str, ...],
         plan_digest: str,
-        model: FlatModel,
+        model: FlatModel | Callable[[], FlatModel],
         memory: Memory,
         own_model: str = "",
         teachers: Teachers | None = None,
@@ -59,12 +62,36 @@ class Device:
         self.clients = clients
         self.classes = classes
         self.plan_digest = plan_digest
-        self.model = model
+        self._model = model
+        self._parts: dict[float, Where] = {}
+        self.width = 0.0
         self.memory = memory
         self.own_model = own_model
         self.teachers = teachers
         images = clients[0].support_images
         self.task = task or Task(own_model, len(classes), images.shape[1], images.shape[-1])
+
+    @property
+    def model(self) -> FlatModel:
+        """The network in flat form; its parameters are scratch space between calls.
+
+        It is built when it is first needed: a device may hold a part of it only.
+        """
+        if not isinstance(self._model, FlatModel):
+            self._model = self._model()
+        return self._model
+
+    def at_width(self, width: float) -> FlatModel:
+        """The network cut to a width; its parameters and buffers are scratch space as well."""
+        return self.model if width == 1 else _narrow(self.task, width)
+
+    def part(self, width: float) -> Where:
+        """What a network of this width has of each parameter of the whole one."""
+        if width not in self._parts:
+            whole = hollow(self.task)
+            named = [(name, tuple(p.shape), "") for name, p in whole.named_parameters()]
+            self._parts[width] = part(groups_of(whole), named, width)
+        return self._parts[width]
 
     @property
     def client(self) -> ClientData:
@@ -167,10 +194,11 @@ def _build(settings: RunSettings, node: NodeSettings, memory: Memory) -> Device:
         classes, digest = images.classes, shared.digest()
         role = "source" if numbers[0] < data.sources else "target"
         pictures = pictures_of_set(images, shared.clients[numbers[0]])
-    model = _model(settings.model, len(classes), data, settings.seed)
+    model = partial(_model, settings.model, len(classes), data, settings.seed)
     own_model = node.own_model or _own_architecture(settings, clients[0].client)
     task = Task(settings.model, len(classes), data.channels, data.image_size)
     device = Device(role, clients, classes, digest, model, memory, own_model, task=task)
+    device.width = node.width
     if node.teachers and role == "source":
         device.teachers = _teachers(Path(node.teachers), data.name, device, pictures)
     return device
@@ -201,6 +229,20 @@ def _model(name: str, classes: int, data: DataSettings, seed: int) -> FlatModel:
         )
         _MODELS[key] = FlatModel(module)
     return _MODELS[key]
+
+
+_NARROW: OrderedDict[tuple[Task, float], FlatModel] = OrderedDict()
+_WIDTHS = 8
+
+
+def _narrow(task: Task, width: float) -> FlatModel:
+    """Cut before it takes memory; what it holds at first means nothing."""
+    if (task, width) not in _NARROW:
+        network = hollow(task, width).to_empty(device="cpu")
+        _NARROW[task, width] = FlatModel(network)
+        while len(_NARROW) > _WIDTHS:
+            _NARROW.popitem(last=False)
+    return _NARROW[task, width]
 
 
 def _state_folder(context: Context, settings: RunSettings, node: NodeSettings) -> Path | None:

@@ -27,6 +27,9 @@ class NodeSettings(Settings):
     own_model: str = Field(
         "", description="Architecture of the device's own model, for fml; empty takes the run's."
     )
+    width: float = Field(
+        0.0, ge=0, le=1, description="Share of the network to train, for raffm; 0: as it can hold."
+    )
     teachers: str = Field("", description="TOML file of this device's own foundation models.")
     threads: int = Field(0, ge=0, le=1024, description="Threads of PyTorch; 0 leaves its choice.")
     partition_id: int = Field(-1, ge=-1, description="Set by Flower's simulation.")

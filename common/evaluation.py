@@ -5,8 +5,9 @@ models of their own (``personal``) sends its own ``Down`` instead. ``Up`` is the
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from common.contract import Between
 from common.tensors import Tensors
 
 Statistics = Literal["support", "query", "running"]
@@ -21,6 +22,7 @@ class Down:
     alpha: float  # adaptation rate
     steps: int  # adaptation steps k; 0 evaluates the model as it is
     statistics: Statistics  # BatchNorm's after adaptation
+    width: Annotated[float, Between(1e-6, 1)]  # of the network, where the client gets a slice of it
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from common.models import build
+from common.models.widths import at_width
 
 
 @dataclass(frozen=True)
@@ -37,3 +39,14 @@ class Task:
             architecture or self.architecture, classes=self.classes, channels=self.channels,
             image_size=self.image_size, seed=seed,
         )  # fmt: skip
+
+
+def hollow(task: Task, width: float = 1.0) -> nn.Module:
+    """The task's network, or one cut to a width: names and shapes without memory for values.
+
+    Raises
+    ------
+    ModelError: see ``Task.build``.
+    """
+    with torch.device("meta"):
+        return task.build(at_width(task.architecture, width))

@@ -49,7 +49,7 @@ def seeds() -> Iterator[bytes]:
     """Each contract, whole, and with one thing missing or too much."""
     judgement = evaluation.Up([3, 4], [12, 8], [3, 4], [6, 8], [5, 4], [1.5, 1.0], [0.5, 0.25])
     introduction = enrolment.Up(
-        "target", [3, 4], 8, 20, 0, "cnn-tiny", ["cat", "dog"], 5, "digest", "1"
+        "target", [3, 4], 8, 20, 0, "cnn-tiny", ["cat", "dog"], 5, "digest", "1", 0.5, 2**30, 0.1
     )
     model, buffers = (_tensors(specs) for specs in (MODEL, BUFFERS))
     for up in (

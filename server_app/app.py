@@ -106,7 +106,7 @@ def run(
     secret = read_secret(place) if begun else new_secret()
     data = settings.data
     task = Task(settings.model, len(public.classes), data.channels, data.image_size)
-    setup = Setup(initial, buffers, settings.seed, task, knowledge, secret)
+    setup = Setup(initial, buffers, settings.seed, task, knowledge, secret, settings.round.deadline)
     method: Method = half.Server(options, setup)
     meta = {
         "method": settings.method,
@@ -130,7 +130,7 @@ def run(
     status.begin(folder.meta, settings.rounds)
     plan = Plan(
         folder.path.name, folder.meta["token"], len(initial), public.classes, public.digest,
-        settings.data.sources, public.client_images, bindings,
+        settings.data.sources, public.client_images, bindings, method.timed,
     )  # fmt: skip
     rounds = Rounds(
         grid, settings, method, knowledge, plan, folder,

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
+from common.capacity import Measured
 from common.config import Settings
 from common.errors import RunError
 from common.task import Task
@@ -61,6 +62,7 @@ class Setup:
     task: what must be known to build another network for it.
     knowledge: R_h, where the method uses one.
     secret: of the run, for what devices must not foresee; never part of a message.
+    deadline: of a round, seconds; 0 for none.
     """
 
     model: Tensors
@@ -69,6 +71,7 @@ class Setup:
     task: Task | None = None
     knowledge: Knowledge | None = None
     secret: bytes = field(default=b"", repr=False)
+    deadline: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,14 @@ class Source:
     ----------
     examples: images that it may train on.
     architecture: of the model that it keeps for itself, in methods that have one.
+    width: share of the network that its operator lets it train; 0 if nobody has said.
+    measured: what it has measured of itself, where the method asks for that.
     """
 
     examples: int
     architecture: str = ""
+    width: float = 0.0
+    measured: Measured = field(default_factory=Measured)
 
 
 class MethodSettings(Settings):
@@ -104,8 +111,8 @@ class Method:
 
     A round is ``begin``; ``broadcast`` for each client asked; for each reply ``expects``, and
     ``check`` if it fits; and then ``step``, unless too few replies were accepted, or ``go_back``,
-    if the model is lost. Nothing else may change what is declared ``Saved``, but for ``enrol`` and
-    ``leave``.
+    if the model is lost. Nothing else may change what is declared ``Saved``, but for ``enrol``,
+    ``late`` and ``leave``.
 
     Attributes
     ----------
@@ -134,6 +141,22 @@ class Method:
     def enrol(self, client: int, source: Source) -> None:
         """A client that trains has introduced itself, or has done so again."""
         self.sources[client] = source
+
+    @property
+    def timed(self) -> tuple[float, int] | None:
+        """Width and images of a step that devices time when they introduce themselves, if any."""
+        return None
+
+    def late(self, clients: Sequence[int]) -> None:
+        """These clients have not answered within the deadline of a round, which is over."""
+
+    def served(self, client: int, source: Source) -> tuple[Tensors | None, Tensors, float]:
+        """The global model, its buffers and their width, as this client is to evaluate it."""
+        return self.model, self.buffers, 1.0
+
+    def about(self, client: int) -> dict[str, Any]:
+        """What the record is to have on a client that trains, beside its reply."""
+        return {}
 
     def leave(self, clients: Sequence[int]) -> None:
         """Clients are gone for long; a reply of one that is back may still come."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,8 @@ from common.tensors import Tensors
 from common.wire import PLAIN, pack
 from server_app.clients.messaging import Exchange
 from server_app.clients.registry import Nodes, Plan
+from server_app.method import Setup
+from server_app.methods import fedavg
 from server_app.monitoring.status import Status
 from server_app.rounds.evaluation import judge
 from server_app.transport.in_process import FIRST_NODE, InProcessGrid
@@ -30,7 +31,7 @@ DEALT = ((9, 30, 0),) * 3 + ((4, 10, 0),) * 6
 PLAN = Plan("test", "token", 5, ("cat", "dog"), "digest", 3, DEALT)
 OWN = Plan("test", "token", 5, ("cat", "dog"), "")
 INTRODUCTION = enrolment.Up(
-    "target", [3, 4], 8, 20, 0, "cnn-tiny", ["cat", "dog"], 5, "digest", release()
+    "target", [3, 4], 8, 20, 0, "cnn-tiny", ["cat", "dog"], 5, "digest", release(), 0.0, 0, 0.0
 )
 JUDGEMENT = evaluation.Up([3, 4], [12, 8], [3, 4], [6, 8], [5, 4], [1.5, 1.0], [0.5, 0.25])
 BAD = FIRST_NODE
@@ -216,7 +217,7 @@ def judged(
     gate = gate or Gate()
     rules = RoundSettings(patience=0, deadline=0.2)
     exchange = Exchange(grid, nodes, rules, status)
-    method: Any = SimpleNamespace(personal=False, model=MODEL, buffers=Tensors((), {}))
+    method = fedavg.Server(fedavg.Settings(), Setup(MODEL))
     settings: Any = RunSettings.model_construct(evaluation=RunSettings().evaluation, round=rules)
     return judge(exchange, nodes, gate, settings, method, round, status), gate, status
 
@@ -271,7 +272,7 @@ def test_a_node_that_goes_before_it_is_asked_is_missing(patience: float):
     grid, nodes, status, _ = fleet(lambda reply, _: None, "query")
     rules = RoundSettings(patience=patience, deadline=5.0)
     exchange = Exchange(grid, nodes, rules, status)
-    letter = evaluation.Down(MODEL, Tensors((), {}), 0.1, 1, "support")
+    letter = evaluation.Down(MODEL, Tensors((), {}), 0.1, 1, "support", 1.0)
     gone = grid.contexts.pop(BAD)
     nodes.discover()
     answers = exchange.ask(1, "evaluate", [3, 5], lambda _: letter)

@@ -42,6 +42,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "fedavg": of("fedavg", LOCAL),
     "fedavg-batchnorm": of("fedavg", LOCAL) | NORM,
     "fedprox": of("fedprox", {**LOCAL, "mu": 0.1}),
+    "raffm": of("raffm", {**LOCAL, "deal": "1,0.5,0.25"}),
+    "raffm-batchnorm": of("raffm", {**LOCAL, "deal": "1,0.5", "dropout": True}) | NORM,
     "fml": of("fml", LOCAL),
     "fedproto": of("fedproto", {**LOCAL, "width": 40}) | OWN,
     "fedtgp": of("fedtgp", {**LOCAL, "width": 40, "server-epochs": 5}) | OWN,

@@ -48,7 +48,7 @@ RUN = 7
 
 def up(node: int) -> enrolment.Up:
     """An introduction; its number of images makes its parts those of one node only."""
-    return enrolment.Up("source", [-1], node, 4, 0, "", ["a", "b"], 10, "", "1")
+    return enrolment.Up("source", [-1], node, 4, 0, "", ["a", "b"], 10, "", "1", 0.0, 0, 0.0)
 
 
 class SuperLink:

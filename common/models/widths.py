@@ -180,6 +180,21 @@ def taken(tensors: Tensors, where: Where) -> Tensors:
     return Tensors.pack({name: whole[name][np.ix_(*where[name])] for name, _, _ in tensors.specs})
 
 
+def inside(outer: Where, inner: Where) -> Where:
+    """A part of a part: where in ``outer`` the entries of ``inner`` are, which it holds."""
+    return {name: tuple(map(np.searchsorted, outer[name], axes)) for name, axes in inner.items()}
+
+
+def flat(where: Where, specs: Sequence[Spec]) -> Index:
+    """Where the entries of a part are in the flat vector of the whole tensors."""
+    found, start = [], 0
+    for name, shape, _ in specs:
+        entries = np.arange(start, start + math.prod(shape)).reshape(shape)
+        found.append(entries[np.ix_(*where[name])].ravel())
+        start += math.prod(shape)
+    return np.concatenate(found)
+
+
 def cut(network: nn.Module, width: float) -> nn.Module:
     """The network without all but the first units of each group; it is changed in place.
 

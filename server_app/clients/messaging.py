@@ -42,6 +42,7 @@ class Answer(NamedTuple):
     reason: why there is none.
     absent, seen: when the server looked in vain for the last time, and when it had the reply; Unix
         seconds of its own clock, 0 where it has not looked in vain.
+    late: whether it has had its time.
     """
 
     client_id: int
@@ -51,6 +52,7 @@ class Answer(NamedTuple):
     reason: str
     absent: float = 0.0
     seen: float = 0.0
+    late: bool = False
 
     def seconds(self, begun: float) -> float:
         """Seconds from ``begun`` (Unix, the server's clock) to the reply.
@@ -225,7 +227,7 @@ class Exchange:
         begun = has_begun(self._grid, sent.message_id)
         reason = ("no whole" if begun else "no") + f" reply within {self._rules.deadline:g} s"
         self._status.node(sent.node, "late", reason=f"{what}: {reason}")
-        return Answer(client_id, sent.node, sent.message_id, None, reason)
+        return Answer(client_id, sent.node, sent.message_id, None, reason, late=True)
 
     def _hopeless(self, sent: _Sent, what: str, deadline: float) -> str:
         """Why a reply will not come; empty where it may. Tells who is waited for."""

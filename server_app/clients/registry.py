@@ -44,6 +44,7 @@ class Plan:
     sources: clients that train; in the partition they come first.
     client_images: numbers of support, query and test images of each client of the partition.
     bindings: name of a device -> what the operator has said of it.
+    timed: width and images of a step that nodes are to time; None if none.
     """
 
     run: str
@@ -54,6 +55,7 @@ class Plan:
     sources: int = 0
     client_images: tuple[tuple[int, int, int], ...] = ()
     bindings: Mapping[str, Binding] = field(default_factory=dict)
+    timed: tuple[float, int] | None = None
 
 
 class Nodes:
@@ -169,7 +171,9 @@ class Nodes:
             if now - self._refused.get(node, -RETRY_AFTER) >= RETRY_AFTER
         )
         if new:
-            down = enrolment.Down(self._plan.run, self._plan.token, self._plan.parameters)
+            plan = self._plan
+            timed = plan.timed or (0.0, 0)
+            down = enrolment.Down(plan.run, plan.token, plan.parameters, *timed)
 
             def write() -> list[Message]:
                 return [

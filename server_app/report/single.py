@@ -40,6 +40,7 @@ def sections_of(run: Run) -> list[Section]:
         traffic(line),
         phases(run),
         replies(run),
+        _widths(run),
     ]
     return [section for section in found if section is not None]
 
@@ -158,6 +159,24 @@ def _happened(run: Run) -> Section | None:
     ]
     columns = [Column("What"), Column("Rounds", True), Column("Which")]
     return Section("events", "What happened", tables=[Table(columns, rows)]) if rows else None
+
+
+def _widths(run: Run) -> Section | None:
+    """What share of the network the clients of the last round with replies have trained."""
+    rounds = [r for r in run.rounds if any(math.isfinite(c.width) for c in r.clients)]
+    if not rounds:
+        return None
+    columns = [Column("client"), Column("width", True), Column("at most", True), Column("why")]
+    rows = [
+        [
+            run.meta.nodes.get(c.node, f"client {c.client}"), f"{c.width:g}", f"{c.widest:g}",
+            c.why,
+        ]
+        for c in rounds[-1].clients
+    ]  # fmt: skip
+    fold = f"{words.count(len(rows), 'client')} of round {rounds[-1].round}"
+    text = ["Shares of the network that clients have trained, and the largest that each can hold."]
+    return Section("widths", "Widths", text, tables=[Table(columns, rows, fold=fold)])
 
 
 def _mean_of(run: Run) -> str:

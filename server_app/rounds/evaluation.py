@@ -18,6 +18,7 @@ from server_app.clients.registry import Nodes
 from server_app.clients.weights import counted
 from server_app.method import Method
 from server_app.monitoring.status import Status
+from server_app.rounds.introduced import source
 from server_app.validation.errors import Rejected
 from server_app.validation.gate import MORE, Gate, Sizes
 from server_app.validation.message import Asked, check, read
@@ -41,7 +42,7 @@ def judge(
     """
     nodes.discover()
     who = settings.evaluation.who
-    kind, content = _request(method, settings, round)
+    kind, content = _request(method, settings, round, nodes)
     client_ids = [
         client_id
         for role, there in (("targets", nodes.targets), ("sources", nodes.sources))
@@ -84,14 +85,23 @@ def judge(
     }
 
 
-def _request(method: Method, settings: RunSettings, round: int) -> tuple[str, Callable[[int], Any]]:
+def _request(
+    method: Method, settings: RunSettings, round: int, nodes: Nodes
+) -> tuple[str, Callable[[int], Any]]:
     """Type of the message, and what each client is sent."""
     if method.personal:
         return f"evaluate.{settings.method}", lambda client_id: method.broadcast(round, client_id)
     rules = settings.evaluation
-    assert method.model is not None
-    down = evaluation.Down(method.model, method.buffers, rules.alpha, rules.steps, rules.statistics)
-    return "evaluate", lambda _: down
+
+    def down(client_id: int) -> evaluation.Down:
+        node = nodes.at(client_id)
+        assert node is not None
+        told = nodes.enrolled[node]
+        model, buffers, width = method.served(client_id, source(told.support, told))
+        assert model is not None
+        return evaluation.Down(model, buffers, rules.alpha, rules.steps, rules.statistics, width)
+
+    return "evaluate", down
 
 
 def entries(node: int, up: evaluation.Up, enrolled: enrolment.Up) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from flwr.app import Message
 
+from common import enrolment
 from common.config import RunSettings
 from common.errors import FleetError, RunError
 from common.tensors import Tensors
@@ -23,6 +24,7 @@ from server_app.clients.registry import Nodes
 from server_app.clients.weights import counted
 from server_app.method import Method, Source
 from server_app.monitoring.status import Status
+from server_app.rounds.introduced import source
 from server_app.rounds.safeguard import Safeguard
 from server_app.rounds.timing import Stopwatch
 from server_app.saved import State
@@ -73,6 +75,7 @@ class Training:
         self.enrolled: dict[int, int] = {}
         self.vouched: set[int] = set()
         self._counted: dict[int, int] = {}  # what the method knows: examples that count
+        self._told: dict[int, enrolment.Up] = {}
         self.safeguard = Safeguard(method, gate, settings.round.quorum, nodes.name, notice)
         self._absence = Absence()
 
@@ -110,11 +113,13 @@ class Training:
         bytes_up = 0
         held: list[Held] = []
         replied: set[int] = set()
+        late: list[int] = []
         for position, _ in enumerate(asked, 1):
             with watch.phase("train"):
                 answer = next(answers)
             if answer.reply is None:
                 missing.append({"node": str(answer.node), "reason": answer.reason})
+                late += [answer.client_id] * answer.late
             elif isinstance(answer.reply, Message):
                 bytes_up += size(answer.reply.content)
             with watch.phase("absorb"):
@@ -133,6 +138,7 @@ class Training:
             silent = (self.enrolled.keys() - free) | (set(asked) - replied)
             if left := self._absence.note(sorted(silent), replied):
                 self._method.leave(left)
+            self._method.late(late)
         return {
             "bytes_down": self._exchange.bytes_down,
             "bytes_up": bytes_up,
@@ -176,8 +182,7 @@ class Training:
         while True:
             self._nodes.discover()
             for client_id in self._nodes.sources:
-                if client_id not in self.enrolled:
-                    self._introduce(client_id)
+                self._introduce(client_id)
             self._weigh()
             free, late = self._exchange.free(self._nodes.sources)
             client_ids = able(round, free, self._nodes, self._gate, self._status)
@@ -231,7 +236,8 @@ class Training:
             "examples": up.examples,  # that count
             "loss": up.loss,
         }
-        return entry | ({"without": without} if without else {})
+        more = self._method.about(answer.client_id) | ({"without": without} if without else {})
+        return entry | more
 
     def _reject(self, answer: Answer, refusal: Rejected, rejected: list[dict[str, str]]) -> None:
         self._status.node(answer.node, "rejected", reason=str(refusal))
@@ -277,14 +283,23 @@ class Training:
         node = self._nodes.at(client_id)
         assert node is not None
         told = self._nodes.enrolled[node]
-        self.enrol(client_id, told.support + told.query, self._nodes.vouched(node))
+        if client_id not in self.enrolled:
+            self.enrol(client_id, told.support + told.query, self._nodes.vouched(node))
+        if self._told.get(client_id) is not told:
+            self._told[client_id] = told
+            self._counted.pop(client_id, None)  # the method is to know
 
     def _weigh(self) -> None:
         """Tell the method what sources count for; one that comes may change it for others."""
         now = counted(self.enrolled, self._settings.data, self.vouched)
         for client_id, examples in now.items():
             if self._counted.get(client_id) != examples:
-                self._method.enrol(client_id, Source(examples))
+                told = self._told.get(client_id)
+                self._method.enrol(client_id, source(examples, told) if told else Source(examples))
+                about = self._method.about(client_id)
+                if told and "why" in about:
+                    name = self._nodes.name(self._nodes.last(client_id))
+                    self._notice(f"{name} trains width {about['widest']:g}: {about['why']}")
         self._counted = now
 
 

@@ -117,6 +117,9 @@ class Training(_Record):
     loss: Number = math.nan
     examples: Number = math.nan
     without: str = ""  # what the device had to do without, such as "no teacher"
+    width: Number = math.nan  # share of the network that it trained, where clients differ
+    widest: Number = math.nan  # the largest that it trains
+    why: str = ""
 
 
 class Judged(_Record):
