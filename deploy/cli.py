@@ -291,11 +291,12 @@ def export(
         Path | None,
         typer.Option(metavar="FOLDER", help="A device's memory of one run: its own model."),
     ] = None,
+    width: Annotated[float, typer.Option(help="Share of the network to keep, such as 0.5.")] = 1.0,
 ) -> None:
     """Write a model with its preprocessing and class names for other runtimes."""
     from deploy.export import export_model
 
-    say(f"wrote {export_model(source, format, out, from_device)}")
+    say(f"wrote {export_model(source, format, out, from_device, width)}")
 
 
 @app.command()

@@ -12,7 +12,7 @@ import io
 import json
 import logging
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -23,6 +23,7 @@ from client_app.kept import own_model
 from common.errors import ModelError
 from common.files import write_atomic
 from common.modelfile import Card, load_model, model_bytes, named
+from common.models.widths import at_width, by_salience, cut, groups_of, name_and_width
 from deploy.model_file import model_file, newcomer
 
 Format = Literal["onnx", "torchscript", "safetensors"]
@@ -54,6 +55,7 @@ def export_model(
     format: str = "onnx",
     out: Path | None = None,
     device: Path | None = None,
+    width: float = 1.0,
 ) -> Path:
     """Export a run's last model, any model file, or a device's own; returns the file written.
 
@@ -64,6 +66,8 @@ def export_model(
     out: the file; by default beside the model, or named like ``device``, here.
     device: a device's memory of one run, of which its own model is taken; ``source`` is then the
         folder of that run, or None where the method needs no more than the device's memory.
+    width: share of the network's units that are kept, the first of each layer; of a method that
+        does not put them in an order, the most salient.
 
     Raises
     ------
@@ -82,6 +86,9 @@ def export_model(
         module = model.module
     else:
         raise ModelError("name the folder of a run, a model file, or --from-device FOLDER")
+    if width != 1:
+        module, card = _narrow(module, card, width)
+        place = place.with_name(f"{place.stem}-{width:g}{place.suffix}")
     target = out or place.with_name(place.stem + SUFFIX[kind])
     if target.is_dir() or target.suffix.lower() != SUFFIX[kind]:
         raise ModelError(
@@ -97,6 +104,16 @@ def export_model(
             "may write"
         ) from error
     return target
+
+
+def _narrow(module: nn.Module, card: Card, width: float) -> tuple[nn.Module, Card]:
+    if name_and_width(card.architecture)[1] != 1:
+        raise ModelError(f"{card.architecture} is a cut network already: export the whole one")
+    if card.method != "raffm":
+        arrays = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+        ordered = by_salience(groups_of(module), arrays)
+        module.load_state_dict({name: torch.tensor(array) for name, array in ordered.items()})
+    return cut(module, width), replace(card, architecture=at_width(card.architecture, width))
 
 
 def _own_model(device: Path, run: Path | None) -> tuple[nn.Module, Card]:

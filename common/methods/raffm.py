@@ -11,6 +11,12 @@ from common.contract import Between, Result, Work
 from common.sgd import LocalSgd
 from common.tensors import Tensors
 
+WIDTHS = "1,0.5,0.25"
+"""That devices may have, if nothing else is set."""
+
+BATCH = 64
+"""Images a step, likewise; as published."""
+
 Width = Annotated[float, Between(1e-6, 1)]
 
 

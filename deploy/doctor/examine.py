@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from client_app.settings import read_node_config
 from common.errors import AugFlowerError, SettingsError
-from deploy.doctor import board, folders, resources, server, versions
+from deploy.doctor import board, folders, resources, server, versions, widths
 from deploy.doctor.address import check_reachable, split_address
 from deploy.doctor.clients import check_clients, check_fleet
 from deploy.doctor.encryption import check_ca, check_encryption
@@ -38,6 +38,9 @@ def examine_device(device: Device) -> Iterator[Finding]:
     yield from _guarded("state folder", lambda: folders.check_state_folder(device.state))
     yield from _guarded("node settings", lambda: _check_settings(device))
     yield from _guarded("clients", lambda: check_clients(device.settings, device.run))
+    if device.run.get("method") == "raffm":
+        named, run = device.model or str(device.run.get("model", "")), device.run
+        yield from _guarded(widths.CHECK, lambda: widths.check_width(named, device.settings, run))
     if device.data is None:
         yield skipped("data folder", "the node has no images of its own")
     else:

@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 
 from common.capacity import Cost, Load, cost, widest
 from common.errors import ModelError
-from common.methods.raffm import Down, Up
+from common.methods.raffm import BATCH, WIDTHS, Down, Up
 from common.models.widths import Group, Where, arranged, groups_of, part, salience, taken
 from common.sgd import LocalSgd
 from common.task import hollow
@@ -43,7 +43,7 @@ LATE = 2
 class Settings(MethodSettings):
     """Widths, who trains which, and local SGD as published but for Adam."""
 
-    widths: str = Field("1,0.5,0.25", description="Shares of the network that devices may train.")
+    widths: str = Field(WIDTHS, description="Shares of the network that devices may train.")
     deal: str = Field(
         "", description="Widths of the clients, in turn; empty: what each device can hold."
     )
@@ -54,7 +54,7 @@ class Settings(MethodSettings):
         "salience", description="Of heads and channels, behind each round."
     )
     dropout: bool = Field(False, description="Ordered dropout: each step draws a smaller width.")
-    sgd: LocalSgd = LocalSgd(epochs=5, batch_size=64)
+    sgd: LocalSgd = LocalSgd(epochs=5, batch_size=BATCH)
 
     @property
     def all_widths(self) -> list[float]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from client_app.teachers import weights
 from common.data import image_folder
 from common.models import build
-from deploy.doctor import folders, processor
+from deploy.doctor import folders, processor, widths
 from deploy.doctor.board import check_temperature, check_throttling
 from deploy.doctor.finding import Finding, error, exit_code, ok, skipped, to_json, warning
 from deploy.doctor.folders import check_data_folder, check_database_folder, check_state_folder
@@ -419,3 +419,17 @@ def test_findings_for_people_and_programs():
     text = console.export_text()
     assert "[soon]" in text
     assert "→ repair" in text
+
+
+def test_the_width_that_memory_allows(monkeypatch: pytest.MonkeyPatch):
+    run = {"method": "raffm", "data.image-size": 28, "raffm.sgd.batch-size": 10}
+    for free, width in ((2**30, "1"), (8 * MIB, "0.5"), (MIB, "0.25")):
+        monkeypatch.setattr(widths, "free_memory", lambda free=free: free)
+        found = widths.check_width("cnn-small", {}, run)
+        assert found.status == "ok"
+        assert found.cause.startswith(f"{width} with 10 images a step: ")
+    assert widths.check_width("cnn-small", {"width": 0.5}, run).cause.startswith("0.5, as set")
+    assert widths.check_width("", {}, run).status == "skipped"
+    refused = widths.check_width("resnet8x4-gn", {}, run)
+    assert refused.status == "warning"
+    assert "no units that could be left out" in refused.cause

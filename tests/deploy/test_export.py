@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from typer.testing import CliRunner
 
 from common.data.load import load
 from common.errors import DataError, ModelError
-from common.modelfile import Card, save_model
+from common.modelfile import Card, load_model, save_model
 from common.models import FlatModel, build
+from common.models.widths import by_salience, groups_of
 from deploy.cli import app
 from deploy.export import export_model
 from deploy.predict import predict
@@ -183,3 +185,26 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         export_model(tmp_path, "onnx")
     with pytest.raises(ModelError, match=r"augflower\[export\]"):
         list(predict(tmp_path / "torn.onnx", pictures(tmp_path, 1)))
+
+
+@pytest.mark.parametrize("method", ["raffm", "fedavg"])
+def test_a_network_is_exported_at_a_width(tmp_path: Path, method: str):
+    """As it was trained in order; else by salience. It is a model like any other then."""
+    own = model(tmp_path)
+    whole, buffers, card = load_model(own)
+    save_model(own, whole.parameters, buffers, replace(card, method=method))
+    written = export_model(own, "safetensors", width=0.5)
+    assert written.name == "last-0.5.safetensors"
+    small, _, narrow = load_model(written)
+    assert narrow.architecture == "cnn-tiny@0.5"
+    arrays = whole.parameters.unpack()
+    if method == "fedavg":
+        arrays = by_salience(groups_of(whole.module), arrays)
+    found = small.parameters.unpack()
+    assert np.array_equal(found["3.weight"], arrays["3.weight"][:16, :8])
+    assert np.array_equal(found["7.weight"], arrays["7.weight"][:, : 16 * 4])
+    with pytest.raises(ModelError, match="is a cut network already"):
+        export_model(written, "safetensors", width=0.5)
+    for width in (0.0, 1.5):
+        with pytest.raises(ModelError, match="a width is a share"):
+            export_model(own, "safetensors", width=width)
