@@ -1,8 +1,8 @@
 """Every public setting of a run, typed and with bounds.
 
 ``[tool.flwr.app.config]`` holds the defaults and ``flwr run --run-config`` overrides them; both
-reach every device, so nothing secret may be a setting here. A method's own settings live beside
-its server half and are named ``<method>.<setting>``.
+reach every device, unless the SuperLink is the project's own, so nothing secret may be a setting
+here. A method's own settings live beside its server half and are named ``<method>.<setting>``.
 """
 
 from __future__ import annotations
@@ -45,6 +45,14 @@ PFLLIB: frozenset[Partition] = frozenset(
     {"pfllib-dirichlet", "pfllib-pathological", "pfllib-dir01"}
 )
 """Partitions that deal all images, whatever ``samples_min`` and ``samples_max`` say."""
+
+FOR_DEVICES = frozenset({"method", "model", "own-models", "seed", "run-name", "data", "evaluation"})
+"""Settings and sections that devices read. What they need of a method's comes with each round."""
+
+OF_THE_SERVERS_IMAGES = frozenset(
+    {"data.pretrain-images", "data.server-images", "data.server-classes"}
+)
+"""Read by devices only where a data set is partitioned: they say what is left for the clients."""
 
 LATE_ROUNDS = 10
 """Deadlines after which a late node that has not answered is asked again."""
@@ -216,6 +224,16 @@ def other_sections(config: Mapping[str, Any]) -> set[str]:
     """Sections of a flat run config that are not the run's own, such as those of the methods."""
     own = {field.alias or name for name, field in RunSettings.model_fields.items()}
     return {key.partition(".")[0] for key in config if "." in key} - own
+
+
+def for_devices(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What devices need of a run's flat config; for the rest they may have the defaults."""
+    withheld = OF_THE_SERVERS_IMAGES if config.get("data.name") == "folder" else frozenset[str]()
+    return {
+        key: value
+        for key, value in config.items()
+        if key.partition(".")[0] in FOR_DEVICES and key not in withheld
+    }
 
 
 def read_section(kind: type[Model], config: Mapping[str, Any], section: str) -> Model:

@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 
 from common.errors import AugFlowerError, SettingsError
 from deploy.adaptation import Adaptation, adapt
-from deploy.superlink_adaptations import activation, bounds, database
+from deploy.superlink_adaptations import activation, bounds, database, settings
 
 ADAPTATIONS: tuple[Adaptation, ...] = (
     activation.ADAPTATION,
     bounds.ADAPTATION,
     database.ADAPTATION,
+    settings.ADAPTATION,
 )
 WITHOUT = "AUGFLOWER_SUPERLINK_WITHOUT"
 

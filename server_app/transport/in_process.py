@@ -21,6 +21,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from common.config import for_devices
+
 Interference = Callable[[Message, Message], Message | None]
 """(message, reply) -> what arrives of the reply; ``None`` if nothing does."""
 
@@ -41,6 +43,7 @@ class InProcessGrid(Grid):
     ----------
     client_app: what every node runs.
     node_configs: one node each; node ids count from ``FIRST_NODE``.
+    run_config: the run's, of which nodes get what a fleet's are sent.
     interfere: lets tests lose, delay or corrupt replies.
     """
 
@@ -60,7 +63,7 @@ class InProcessGrid(Grid):
         self._counter = itertools.count(1)
         self._waiting: dict[str, Message] = {}
         self.contexts = {
-            node: Context(run_id, node, dict(config), RecordDict(), dict(run_config), 0)
+            node: Context(run_id, node, dict(config), RecordDict(), for_devices(run_config), 0)
             for node, config in enumerate(node_configs, FIRST_NODE)
         }
 

@@ -58,11 +58,11 @@ class Caller:
     """Somebody with a key."""
 
     def __init__(self, link: SuperLink, key: ec.EllipticCurvePrivateKey) -> None:
-        self._stub = FleetStub(grpc.insecure_channel(f"127.0.0.1:{link.port}"))
+        self.stub = FleetStub(grpc.insecure_channel(f"127.0.0.1:{link.port}"))
         self._key = key
         self.public = public_key_to_bytes(key.public_key())
 
-    def _signed(self) -> tuple[tuple[str, str | bytes], ...]:
+    def signed(self) -> tuple[tuple[str, str | bytes], ...]:
         time = now().isoformat()
         return (
             (PUBLIC_KEY_HEADER, self.public),
@@ -72,11 +72,11 @@ class Caller:
 
     def activate(self, public: bytes, interval: float = LONGEST) -> int:
         request = ActivateNodeRequest(public_key=public, heartbeat_interval=interval)
-        return self._stub.ActivateNode(request, timeout=10, metadata=self._signed()).node_id
+        return self.stub.ActivateNode(request, timeout=10, metadata=self.signed()).node_id
 
     def deactivate(self, node: int) -> None:
         request = DeactivateNodeRequest(node_id=node)
-        self._stub.DeactivateNode(request, timeout=10, metadata=self._signed())
+        self.stub.DeactivateNode(request, timeout=10, metadata=self.signed())
 
 
 @pytest.mark.usefixtures("guarded")
