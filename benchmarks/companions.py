@@ -2,8 +2,8 @@
 
     python -m benchmarks.companions [--point half] [--seeds 3] [--rounds 30] [--tune 100]
 
-Points: "same", the server knows all classes, and "half", it knows five of ten, and so does its
-private model. A method has a grid of settings, each of the same length; the best by the mean of the
+Points: "same", the server knows all classes; "half", it knows five of ten, and so does its private
+model; "turned", all its images are turned by a quarter, those of its private model too. A method has a grid of settings, each of the same length; the best by the mean of the
 tuning deals is what the reported deals see. Where the best is at the end of the grid, the table
 says so. Settings are chosen anew for each number of rounds. "Before" is the model as it is, "one
 step" has rate 0.05; "fine-tuned" adapts the same model by the best of a list of steps and rates on
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from rich.console import Console
 
 from benchmarks.machine import footer
@@ -44,13 +45,17 @@ from server_app.private.pretrained import CARD
 from server_app.settings import ServerSettings
 
 SERVER = {"data.pretrain-images": 250, "data.server-images": 150}
-POINTS: dict[str, dict[str, Any]] = {"same": SERVER, "half": {**SERVER, "data.server-classes": 5}}
+POINTS: dict[str, dict[str, Any]] = {
+    "same": SERVER,
+    "half": {**SERVER, "data.server-classes": 5},
+    "turned": SERVER,
+}
 TASKS = {"knowledge.cross-entropy": 0.0, "knowledge.crd": 0.0, "knowledge.tasks": 1.0}
 LABELS = {"knowledge.crd": 0.0}
 ANSWERS = {"knowledge.cross-entropy": 0.0, "knowledge.crd": 0.0, "knowledge.kl": 1.0,
            "knowledge.labelled": False}  # fmt: skip
 RATES = [0.02, 0.05, 0.1]
-LOCAL = [0.05, 0.1, 0.2]
+LOCAL = [0.1, 0.2, 0.4]
 LAMBDAS = [0.2, 1.0, 5.0]
 FINE = list(product((1, 5, 20, 50), (0.02, 0.05, 0.1, 0.2)))
 """Steps and rates of fine-tuning on the support set."""
@@ -70,6 +75,9 @@ METHODS: dict[str, tuple[dict[str, Any], str, list[Any]]] = {
     "AugFL, tasks": (TASKS, "augfl.lambda", LAMBDAS),
     "AugFL, labels alone": (LABELS, "augfl.lambda", LAMBDAS),
     "AugFL, R_h of the paper": ({}, "augfl.lambda", LAMBDAS),
+    "AugAvg, tasks": ({"method": "augavg", **TASKS}, "augavg.sgd.lr", LOCAL),
+    "AugAvg, labels alone": ({"method": "augavg", **LABELS}, "augavg.sgd.lr", LOCAL),
+    "AugAvg, private model alone": ({"method": "augavg", **ANSWERS}, "augavg.sgd.lr", LOCAL),
 }  # fmt: skip
 
 
@@ -164,15 +172,36 @@ class Bench:
 
     def _simulate(self, config: dict[str, Any], seed: int) -> Path:
         private = self._folder / f"private-{self._point}-{seed}"
+        own = self._folder / f"images-{self._point}-{seed}" if self._point == "turned" else None
+        data = {key: config[key] for key in config if key.startswith("data.")}
         if not (private / CARD).exists():
-            data = {key: config[key] for key in config if key.startswith("data.")}
-            quiet = Console(file=StringIO())
-            pretrain_model(private, data, "cnn-wide", PretrainSettings(), seed=seed, console=quiet)
-        server = ServerSettings(str(private), runs=self._folder, cache=self._folder / "cache")
+            if own is not None:
+                turn(own, data)
+            pretrain_model(
+                private, data, "cnn-wide", PretrainSettings(), seed=seed,
+                images=own and own / "pretrain", console=Console(file=StringIO()),
+            )  # fmt: skip
+        server = ServerSettings(
+            str(private), server_data=own and own / "server", runs=self._folder,
+            cache=self._folder / "cache",
+        )  # fmt: skip
         shutil.rmtree(self._folder / "run", ignore_errors=True)
         with contextlib.suppress(RunError):  # diverged: counts as nothing
             simulate({**config, "run-name": "run"}, server, lambda _: None)
         return self._folder / "run"
+
+
+def turn(folder: Path, data: dict[str, Any]) -> None:
+    """The server's parts of a deal as folders ``pretrain`` and ``server``, turned by a quarter."""
+    settings = DataSettings.model_validate({k.removeprefix("data."): v for k, v in data.items()})
+    pool = load(settings.name, image_size=settings.image_size, channels=settings.channels)
+    parts = plan(pool.labels, settings)
+    for name, part in (("pretrain", parts.pretrain), ("server", parts.server)):
+        for index in part:
+            path = folder / name / pool.classes[int(pool.labels[index])] / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            turned = np.rot90(pool.pixels(np.array([index]))[0, 0])
+            Image.fromarray(np.ascontiguousarray(turned)).save(path)
 
 
 def fine_tuned(vector: torch.Tensor, config: dict[str, Any]) -> list[float]:
@@ -196,11 +225,11 @@ def fine_tuned(vector: torch.Tensor, config: dict[str, Any]) -> list[float]:
 def _gradients(name: str) -> float:
     """Passes over a device's images in one round; of its support set, a fifth, and its query set.
 
-    FedAvg: five passes. Per-FedAvg: five times support, query and twice support. AugFL: once that.
+    FedAvg and AugAvg: five passes. Per-FedAvg: five times support, query and twice support. AugFL: once that.
     """
     if name == "Untrained":
         return 0.0
-    if "Fed" in name and not name.startswith("Per"):
+    if ("Fed" in name and not name.startswith("Per")) or name.startswith("AugAvg"):
         return 5.0
     if name.startswith("Per"):
         return 5 * (0.8 + 3 * 0.2)

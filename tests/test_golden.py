@@ -59,6 +59,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "fedbn": of("fedbn", LOCAL) | NORM | TESTED,
     "per_fedavg": of("per_fedavg", {"alpha": 0.05, "beta": 0.05, "steps": 2, "batch-size": 8}),
     "transfer": of("transfer", {}) | LABELS,
+    "augavg": of("augavg", LOCAL) | LABELS,
     "augfl": of("augfl", AUGFL) | LABELS,
     "augfl-forward": of("augfl", {**AUGFL, "difference": "forward", "server-steps": 1}) | LABELS,
     "augfl-alone": of("augfl", {**AUGFL, "lambda": 0.0, "weights": "equal"}),

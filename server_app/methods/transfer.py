@@ -1,9 +1,7 @@
 """Knowledge transfer only: steps along -grad R_h(theta, theta_p), no client trains.
 
-The published ablation "Only KT". A rate over the gradient's units that is right for one data set
-diverges on another. Here a step is a share of the model's own norm, as in LARS (You et al. 2017,
-arXiv 1708.03888), and shorter where the gradient has been longer lately. Nothing crosses the wire
-in training, so there is no contract and no device half.
+The published ablation "Only KT". Nothing crosses the wire in training, so there is no contract and
+no device half.
 """
 
 from __future__ import annotations
@@ -13,11 +11,8 @@ from pydantic import Field
 
 from common.errors import DivergedError
 from common.tensors import Tensors
+from server_app.knowledge.descent import Descent
 from server_app.method import Method, MethodSettings, Replies, Saved, Setup
-from server_app.validation.outliers import CAP
-
-DECAY = 0.9
-"""A gradient's norm is forgotten slowly, so that steps shorten as gradients vanish."""
 
 
 class Settings(MethodSettings):
@@ -38,12 +33,12 @@ class Server(Method):
     """Gradient descent on R_h alone."""
 
     model: Saved[Tensors]
-    longest: Saved[float]  # norm of the gradients lately
+    descent: Saved[Descent]
     settings: Settings
 
     def __init__(self, settings: Settings, setup: Setup) -> None:
         super().__init__(settings, setup)
-        self.longest = 0.0
+        self.descent = Descent()
 
     def step(self, round: int, replies: Replies) -> dict[str, float]:
         """One round's steps on R_h.
@@ -52,22 +47,14 @@ class Server(Method):
         ------
         DivergedError: R_h has grown out of all bounds.
         """
-        knowledge = self.setup.knowledge
+        knowledge, rules = self.setup.knowledge, self.settings
         assert knowledge is not None
         start = torch.tensor(self.model.vector)
-        theta, terms = start.clone(), dict[str, float]()
-        for _ in range(self.settings.steps):
-            slope, terms = knowledge.gradient(theta)
-            if not terms["loss"] <= CAP:
-                raise DivergedError(
-                    f"round {round}: diverged, R_h is {terms['loss']:.3g}; lower transfer.rate="
-                    f"{self.settings.rate:g}"
-                )
-            self.longest = max(float(slope.norm()), DECAY * self.longest)
-            if self.longest > 0:
-                rate = self.settings.rate * float(theta.norm()) / self.longest
-                theta.sub_(slope, alpha=rate)
+        theta = start.clone()
+        try:
+            terms = self.descent(knowledge, theta, rules.steps, rules.rate)
+        except DivergedError as error:
+            advice = f"lower transfer.rate={rules.rate:g}"
+            raise DivergedError(f"round {round}: {error}; {advice}") from None
         self.model = self.model.with_vector(theta.numpy())
-        return {f"transfer_{name}": value for name, value in terms.items()} | {
-            "step_norm": float((theta - start).norm())
-        }
+        return terms | {"step_norm": float((theta - start).norm())}
