@@ -1,8 +1,9 @@
 """AugAvg, the server's half: FedAvg in which the server takes part, as far as clients trust it.
 
 Not from a paper: what AugFL is for (arXiv 2503.02154), with FedAvg's clients. In each round the
-server walks along -grad R_h(theta^t, theta_p) as far as a client has moved at the median, to
-theta_s, and counts in the average for lambda tau times all clients together:
+server walks down -grad R_h(theta, theta_p) from theta^t to theta_s, a path of twice the length
+that a client moves at the median, and counts in the average for lambda tau times all clients
+together:
 
     theta^{t+1} = [ sum_i p_i theta_i + lambda tau theta_s ] / (1 + lambda tau),
     p_i = n_i / sum_j n_j.
@@ -36,6 +37,9 @@ from server_app.aggregation.averaging import Averaging
 from server_app.aggregation.replies import EMPTY
 from server_app.knowledge.descent import Descent
 from server_app.method import Knowledge, MethodSettings, Replies, Saved, Setup
+
+PATH = 2.0
+"""The server's path over a client's move, which is what is left of a path of many steps."""
 
 RATE, TRIAL = 0.05, 100
 """Longest step of the rival over the model's norm, as ``transfer`` has by default; and steps."""
@@ -111,10 +115,10 @@ class Server(Averaging):
         return super().go_back(model, buffers, blamed)
 
     def _walk(self, knowledge: Knowledge, length: float) -> tuple[Any, dict[str, float]]:
-        """The server's change, a path of at most ``length``, and the terms of R_h."""
+        """The server's change and the terms of R_h; ``length`` is that of a client's change."""
         start = torch.tensor(self.model.vector)
         theta, size = start.clone(), float(start.norm())
-        rate = length / (self.settings.steps * size) if size else 0.0
+        rate = PATH * length / (self.settings.steps * size) if size else 0.0
         terms = self.descent(knowledge, theta, self.settings.steps, rate)
         return theta.sub_(start).numpy(), terms
 

@@ -58,21 +58,21 @@ def test_one_round_is_the_weighted_average_of_clients_and_server():
     start = START.vector.astype(float)
     moved = [fedavg(1, [device]) - start for device in devices]
     slope = knowledge.R @ (start - knowledge.c)
-    own = -np.median([np.linalg.norm(move) for move in moved]) * slope / np.linalg.norm(slope)
+    own = -2 * np.median([np.linalg.norm(move) for move in moved]) * slope / np.linalg.norm(slope)
     expected = start + (fedavg(1, devices) - start + 0.4 * own) / 1.4
     np.testing.assert_allclose(one.model.vector, expected, rtol=1e-4, atol=1e-5)
     assert metrics["trust"] == 0.5
 
 
 @pytest.mark.parametrize("strength", [1e-3, 1e3])
-def test_the_server_never_goes_farther_than_a_client_at_the_median(strength: float):
+def test_the_server_never_goes_farther_than_twice_a_client_at_the_median(strength: float):
     """However steep R_h is: lambda means the same on every data set."""
     devices = [QuadraticDevice(i) for i in range(3)]
     one = server(QuadraticKnowledge(4, strength=strength), 1.0, **{"lambda": 100.0})
     play(one, train, devices, [1])
     moved = [np.linalg.norm(fedavg(1, [device]) - START.vector) for device in devices]
     length = np.linalg.norm(one.model.vector - START.vector)
-    assert 0.5 * np.median(moved) < length < 1.02 * np.median(moved)
+    assert np.median(moved) < length < 2.02 * np.median(moved)
 
 
 def up(right: float, rival: float) -> Up:
