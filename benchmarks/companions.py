@@ -3,13 +3,14 @@
     python -m benchmarks.companions [--point half] [--seeds 3] [--rounds 30] [--tune 100]
 
 Points: "same", the server knows all classes; "half", it knows five of ten, and so does its private
-model; "turned", all its images are turned by a quarter, those of its private model too. A method has a grid of settings, each of the same length; the best by the mean of the
-tuning deals is what the reported deals see. Where the best is at the end of the grid, the table
-says so. Settings are chosen anew for each number of rounds. "Before" is the model as it is, "one
-step" has rate 0.05; "fine-tuned" adapts the same model by the best of a list of steps and rates on
-the support set, chosen on the tuning deals as well. Each finished run is kept in a JSON file; a
-second call goes on from there. Gradients are those that one device evaluates in one round, in
-passes over its images; a step's length is that of the last round over the model's norm.
+model; "turned", all its images are turned by a quarter, those of its private model too. A method
+has a grid of settings, each of the same length; the best by the mean of the tuning deals is what
+the reported deals see. Where the best is at the end of the grid, the table says so. Settings are
+chosen anew for each number of rounds. "Before" is the model as it is, "one step" has rate 0.05;
+"fine-tuned" adapts the same model by the best of a list of steps and rates on the support set,
+chosen on the tuning deals as well. Each finished run is kept in a JSON file; a second call goes on
+from there. Gradients are those that one device evaluates in one round, in passes over its images;
+a step's length is that of the last round over the model's norm.
 """
 
 from __future__ import annotations
@@ -225,7 +226,8 @@ def fine_tuned(vector: torch.Tensor, config: dict[str, Any]) -> list[float]:
 def _gradients(name: str) -> float:
     """Passes over a device's images in one round; of its support set, a fifth, and its query set.
 
-    FedAvg and AugAvg: five passes. Per-FedAvg: five times support, query and twice support. AugFL: once that.
+    FedAvg and AugAvg: five passes. Per-FedAvg: five times support, query and twice support. AugFL:
+    once that.
     """
     if name == "Untrained":
         return 0.0
