@@ -41,8 +41,8 @@ from common.modelfile import load_model
 from common.models import FlatModel, build
 from deploy.pretrain import pretrain_model
 from deploy.simulate import simulate
-from server_app.knowledge.settings import PretrainSettings
 from server_app.private.pretrained import CARD
+from server_app.private.settings import PretrainSettings
 from server_app.settings import ServerSettings
 
 SERVER = {"data.pretrain-images": 250, "data.server-images": 150}

@@ -29,7 +29,7 @@ from common.errors import RunError
 from common.files import read_json, write_json
 from deploy.pretrain import pretrain_model
 from deploy.simulate import simulate
-from server_app.knowledge.settings import PretrainSettings
+from server_app.private.settings import PretrainSettings
 from server_app.settings import ServerSettings
 
 DATA: dict[str, dict[str, Any]] = {

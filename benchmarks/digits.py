@@ -26,7 +26,7 @@ from benchmarks.machine import footer
 from common.errors import RunError
 from deploy.pretrain import pretrain_model
 from deploy.simulate import simulate
-from server_app.knowledge.settings import PretrainSettings
+from server_app.private.settings import PretrainSettings
 from server_app.settings import ServerSettings
 
 # Chosen on the deals of seeds 11 to 16.

@@ -24,8 +24,8 @@ import torch
 from benchmarks.machine import footer
 from deploy.pretrain import pretrain_model
 from deploy.simulate import simulate
-from server_app.knowledge.settings import PretrainSettings
 from server_app.private.pretrained import CARD
+from server_app.private.settings import PretrainSettings
 from server_app.settings import ServerSettings
 
 DATA = {

@@ -146,11 +146,9 @@ def _source(model: str, folder: Path) -> tuple[Any, Path]:
 def _write_teacher(folder: Path, model: str) -> None:
     from safetensors.torch import save_file
 
-    from client_app.teachers.source import create
-
     (folder / "weights.safetensors").touch()
     source, path = _source(model, folder)
-    network = create(source)
+    network = source.create()
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
     (folder / "teachers.toml").write_text(
         f'cache = "{folder / "cache"}"\n[[teacher]]\nmodel = "{model}"\ncheckpoint = "{path}"\n',
@@ -167,9 +165,9 @@ def _serve(name: str) -> list[str]:
 
 def _serve_teacher(name: str) -> list[str]:
     from client_app.teachers.settings import TeacherSettings
-    from client_app.teachers.source import create, describe
+    from client_app.teachers.source import describe
 
-    network = create(describe(TeacherSettings(model=name, checkpoint=__file__))).eval()
+    network = describe(TeacherSettings(model=name, checkpoint=__file__)).create().eval()
     size = network.visual.image_size
     size = size[0] if isinstance(size, tuple) else size
     return _numbers(network, torch.zeros(1, 3, size, size), network.encode_image)

@@ -13,6 +13,9 @@
 Each message names the thing that is wrong and the way out.
 """
 
+import difflib
+from collections.abc import Sequence
+
 
 class AugFlowerError(Exception):
     """Base of all errors raised on purpose; the command line prints it without a traceback."""
@@ -64,3 +67,9 @@ class RunError(AugFlowerError):
 
 class DivergedError(RunError):
     """The model of a run is lost: its loss has grown out of all bounds."""
+
+
+def unknown_model(what: str, name: str, known: Sequence[str]) -> ModelError:
+    """The error to raise for a name that nobody knows, with those that are near."""
+    near = difflib.get_close_matches(name, known, n=4) or known[:4]
+    return ModelError(f"{what}; near: {', '.join(near) or 'none'}")

@@ -114,7 +114,7 @@ def pretrain(
     from common.config import parse
     from deploy.assignments import parse_assignments
     from deploy.pretrain import pretrain_model
-    from server_app.knowledge.settings import PretrainSettings
+    from server_app.private.settings import PretrainSettings
 
     values = {
         "epochs": epochs, "batch-size": batch_size, "optimizer": optimizer,

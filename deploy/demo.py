@@ -24,7 +24,7 @@ from deploy.fleet import Fleet, NodeSpec
 from deploy.node import free_port
 from deploy.pretrain import pretrain_model
 from deploy.simulate import node_configs
-from server_app.knowledge.settings import PretrainSettings
+from server_app.private.settings import PretrainSettings
 from server_app.report.write import write_report
 
 ROOT = Path(__file__).parents[1]

@@ -12,13 +12,13 @@ from rich.console import Console
 from common.data.load import load
 from common.data.plan import plan
 from common.errors import DataError
+from common.models.preprocessing import Preprocessing
 from deploy.run_config import default_config
 from server_app.app import read_settings
-from server_app.knowledge.settings import PretrainSettings
-from server_app.private.preprocessing import Preprocessing
 from server_app.private.pretrain import pretrain
 from server_app.private.pretrained import PretrainedModel
 from server_app.private.seen import Seen, shape
+from server_app.private.settings import PretrainSettings
 from server_app.private.sources import load_pretrained
 from server_app.public_data import describe
 

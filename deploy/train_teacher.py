@@ -30,7 +30,7 @@ from client_app.batches import epoch
 from client_app.teachers.clip import Clip, preparation
 from client_app.teachers.prompts import texts
 from client_app.teachers.settings import TeacherSettings
-from client_app.teachers.source import CONFIG, Source, create, describe
+from client_app.teachers.source import CONFIG, Source, describe
 from client_app.teachers.weights import find_weights
 from common.config import DataSettings
 from common.data.crop import crop
@@ -99,7 +99,7 @@ def train_teacher(
     pixels, labels = preparation(source)(images.pixels(learned)), images.labels[learned]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = create(source)
+        model = source.create()
         _fit(model, source, pixels, torch.from_numpy(labels), images, epochs, seed)
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     write_atomic(folder / "open_clip_model.safetensors", save(weights))

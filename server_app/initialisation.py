@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from common.config import RunSettings
 from common.errors import ModelError
 from common.modelfile import load_model
-from common.models import FlatModel, build, parts
-from server_app.private.published import torchvision_state
-from server_app.private.weights import read_weights
+from common.models import FlatModel, build, parts, zoo
+from common.models.weights import read_weights
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _NAMED = 4
@@ -93,7 +92,9 @@ def _read(name: str, source: str) -> dict[str, Tensor]:
             f"pretrained-weights={source}: torchvision publishes none for model {name!r}; give "
             "a file, or take mobilenet_v2, efficientnet_b0, resnet18 or torchvision:NAME"
         )
-    return torchvision_state(f"{network}/{source}", "name that file as pretrained-weights")
+    return zoo.published_weights(
+        f"torchvision:{network}/{source}", "name that file as pretrained-weights"
+    )
 
 
 def _is_torchvision(network: str) -> bool:

@@ -11,8 +11,8 @@ import pytest
 from common.config import DataSettings
 from common.modelfile import load_model
 from common.models import build
+from common.models.preprocessing import Preprocessing
 from server_app.knowledge import opening as knowledge
-from server_app.private.preprocessing import Preprocessing
 from server_app.private.pretrained import PretrainedModel
 from server_app.settings import ServerSettings
 

@@ -92,7 +92,7 @@ def lint_imports(root: Path) -> str:
         ("common/wire.py", "import deploy.demo", "commands are on top"),
         ("server_app/clients/registry.py", "import deploy.run_config", "commands are on top"),
         ("server_app/clients/registry.py", "import client_app.teachers.clip", "teachers are the"),
-        ("common/models/build.py", "import client_app.teachers.clip", "teachers are the devices'"),
+        ("common/models/zoo.py", "import client_app.teachers.clip", "teachers are the devices'"),
         ("client_app/methods/fml.py", "import open_clip", "methods reach CLIP through teachers"),
         ("server_app/methods/augfl.py", "import open_clip", "methods reach CLIP through teachers"),
     ],

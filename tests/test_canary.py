@@ -18,12 +18,11 @@ from flwr.common.serde import message_to_proto
 import server_app.methods
 from client_app.app import app
 from common import registry
+from common.models.preprocessing import Preprocessing
 from deploy.run_config import default_config
 from deploy.simulate import node_configs
 from server_app.app import read_settings
-from server_app.private.architectures import build_architecture
-from server_app.private.preprocessing import Preprocessing
-from server_app.private.pretrained import PretrainedModel
+from server_app.private.pretrained import PretrainedModel, build_architecture
 from server_app.settings import ServerSettings
 from server_app.transport.in_process import InProcessGrid
 from tests.conftest import SMALL, drop_the_allow_list

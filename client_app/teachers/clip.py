@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from client_app.teachers.room import BATCH
-from client_app.teachers.source import Source, create
+from client_app.teachers.source import Source
 from client_app.teachers.weights import foreign
+from common.models import clip
 
 log = logging.getLogger(__name__)
 
@@ -42,16 +42,13 @@ class Clip:
         ------
         ModelError: the weights are damaged or of another architecture.
         """
-        import open_clip
-
-        self.model: Any = create(source)
+        self.model: Any = source.create()
         try:
-            open_clip.load_checkpoint(self.model, str(weights))
+            clip.load(self.model, weights)
         except Exception as error:  # pickle, zip, key and shape errors have no common parent
             raise foreign(source, weights, error) from error
-        self.model.eval()
         self.scale = float(self.model.logit_scale.detach().exp())
-        self._tokenizer: Any = open_clip.get_tokenizer(source.model)
+        self._name = source.model
         self.prepare = preparation(source)
 
     def embed(self, pixels: NDArray[np.uint8]) -> Tensor:
@@ -61,12 +58,7 @@ class Clip:
 
     def classifier(self, texts: Sequence[Sequence[str]]) -> Tensor:
         """The mean direction of each class's sentences, shape (classes, e)."""
-        rows = []
-        with torch.inference_mode():
-            for sentences in texts:
-                tokens = self._tokenizer(list(sentences))
-                rows.append(self.model.encode_text(tokens, normalize=True).float().mean(0))
-        return F.normalize(torch.stack(rows), dim=1).clone()
+        return clip.text_classifier(self.model, self._name, texts)
 
 
 def preparation(source: Source) -> Callable[[NDArray[np.uint8]], Tensor]:

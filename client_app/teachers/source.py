@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 from client_app.teachers.room import needed
 from client_app.teachers.settings import HUB, LOCAL, TeacherSettings
 from common.errors import ModelError
+from common.models import clip
 
 CONFIG = "open_clip_config.json"
 
@@ -67,7 +66,11 @@ class Source:
     def outline(self) -> Any:
         """The model with shapes and no numbers, which takes no memory."""
         with torch.device("meta"):
-            return create(self, "meta")
+            return self.create("meta")
+
+    def create(self, device: str = "cpu") -> Any:
+        """The model without its weights."""
+        return clip.create(self.model, device=device, quick_gelu=self.quick_gelu)
 
 
 def describe(settings: TeacherSettings) -> Source:
@@ -88,17 +91,19 @@ def describe(settings: TeacherSettings) -> Source:
     model = settings.model
     if not model.startswith((LOCAL, HUB)):
         model = model.replace("/", "-")
-        _check_name(model, settings)
+        clip.check_names(model, settings.pretrained)
+        if not settings.pretrained and not settings.checkpoint:
+            tags = open_clip.list_pretrained_tags_by_model(model)
+            raise ModelError(
+                f"teacher {model} has no weights: give checkpoint, a file, or pretrained, one of "
+                f"{', '.join(tags[:8]) or '(none are public)'}"
+            )
     if settings.checkpoint and not Path(settings.checkpoint).is_file():
         raise ModelError(f"teacher {model}: checkpoint {settings.checkpoint} is not a file")
     own, config = _read_config(model)
     tag = open_clip.get_pretrained_cfg(model, settings.pretrained) if settings.pretrained else {}
-    preprocess = open_clip.transform.merge_preprocess_dict(open_clip.transform.PreprocessCfg(), own)
-    preprocess = open_clip.transform.merge_preprocess_dict(preprocess, dict(tag))
-    size = config["vision_cfg"]["image_size"]
-    preprocess["size"] = max(size) if isinstance(size, list | tuple) else int(size)
     quick = bool(tag.get("quick_gelu") or config.get("quick_gelu"))
-    source = Source(model, config, json.loads(json.dumps(preprocess)), quick, settings)
+    source = Source(model, config, clip.preprocessing(config, tag, own), quick, settings)
     _build(source)
     return source
 
@@ -116,8 +121,7 @@ def doubt(source: Source) -> str:
     others = []
     for tag in open_clip.list_pretrained_tags_by_model(model):
         public = open_clip.get_pretrained_cfg(model, tag)
-        merged = open_clip.transform.merge_preprocess_dict(dict(source.preprocess), public)
-        same = json.loads(json.dumps(merged)) == source.preprocess
+        same = clip.preprocessing(source.config, public, source.preprocess) == source.preprocess
         if not same or bool(public.get("quick_gelu")) != source.quick_gelu:
             others.append(tag)
     if not others:
@@ -127,50 +131,6 @@ def doubt(source: Source) -> str:
         f"preprocessing and quick_gelu={str(source.quick_gelu).lower()}, and the weights of "
         f"{', '.join(others[:6])} need other ones; if it holds such weights, give pretrained too"
     )
-
-
-def create(source: Source, device: str = "cpu") -> Any:
-    """The model without weights."""
-    import open_clip
-
-    # open_clip warns that the model is random; its weights come next.
-    root = logging.getLogger()
-    root.addFilter(_is_no_warning)
-    try:
-        return open_clip.create_model(
-            source.model,
-            load_weights=False,
-            device=device,
-            force_quick_gelu=source.quick_gelu,
-            pretrained_text=False,
-        )
-    finally:
-        root.removeFilter(_is_no_warning)
-
-
-def _is_no_warning(record: logging.LogRecord) -> bool:
-    return record.levelno != logging.WARNING
-
-
-def _check_name(model: str, settings: TeacherSettings) -> None:
-    import open_clip
-
-    known = open_clip.list_models()
-    if model not in known:
-        near = difflib.get_close_matches(model, known, n=4) or known[:8]
-        raise ModelError(f"open_clip has no model {model!r}; near: {', '.join(near)}")
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    wanted = settings.pretrained
-    if wanted and not open_clip.pretrained.is_pretrained_cfg(model, wanted):
-        near = difflib.get_close_matches(wanted, tags, n=4) or tags[:8]
-        raise ModelError(
-            f"teacher {model} has no public weights {wanted!r}; near: {', '.join(near) or 'none'}"
-        )
-    if not wanted and not settings.checkpoint:
-        raise ModelError(
-            f"teacher {model} has no weights: give checkpoint, a file, or pretrained, one of "
-            f"{', '.join(tags[:8]) or '(none are public)'}"
-        )
 
 
 def _read_config(model: str) -> tuple[dict[str, Any], dict[str, Any]]:

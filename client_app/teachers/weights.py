@@ -18,6 +18,7 @@ from client_app.teachers.settings import HUB, LOCAL, TeacherSettings
 from client_app.teachers.source import CONFIG, Source, describe
 from common.errors import ModelError
 from common.files import write_json
+from common.models import clip
 
 log = logging.getLogger(__name__)
 
@@ -32,29 +33,15 @@ def find_weights(source: Source) -> Path:
     ------
     ModelError: they are not here and cannot be fetched; the message says what to bring.
     """
-    import open_clip
-
     settings, model = source.settings, source.model
+    otherwise = "name the file as checkpoint of this teacher"
     if settings.checkpoint:
         return Path(settings.checkpoint)
     if model.startswith(LOCAL):
         return _in_folder(Path(model.removeprefix(LOCAL)))
-    tag = open_clip.get_pretrained_cfg(model, settings.pretrained)
-    where = f"https://huggingface.co/{tag['hf_hub']}" if tag.get("hf_hub") else tag.get("url", "")
-    try:
-        if model.startswith(HUB):
-            where = f"https://huggingface.co/{model.removeprefix(HUB)}"
-            found = open_clip.pretrained.download_pretrained_from_hf(model.removeprefix(HUB))
-        else:
-            found = open_clip.download_pretrained(tag)
-    except Exception as error:  # no network, no such repo, no room on disk: no common parent
-        raise ModelError(
-            f"the weights of teacher {model} {settings.pretrained} cannot be fetched "
-            f"({str(error)[:200]}); bring open_clip_model.safetensors or "
-            f"open_clip_pytorch_model.bin from {where} to this device and name the file as "
-            "checkpoint of this teacher"
-        ) from error
-    return Path(found)
+    if model.startswith(HUB):
+        return clip.repository_weights(model.removeprefix(HUB), otherwise)
+    return clip.public_weights(model, settings.pretrained, otherwise)
 
 
 def check_file(source: Source, weights: Path) -> None:

@@ -16,7 +16,7 @@ Pixels = NDArray[np.uint8]
 Reader = Callable[[Indices], Pixels]
 """Indices of n images to their pixels, shape (n, c, h, w)."""
 
-_LUMA = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
 """Grey from red, green and blue (ITU-R BT.601, as Pillow's mode L)."""
 
 
@@ -93,7 +93,7 @@ def fit(pixels: Pixels, size: int, channels: int) -> Pixels:
         return np.zeros((0, channels, size, size), np.uint8)
     images = torch.from_numpy(pixels).float()
     if images.shape[1] == 3 and channels == 1:
-        images = (images * torch.tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        images = (images * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
     if images.shape[2:] != (size, size):
         images = functional.interpolate(
             images, size=(size, size), mode="bilinear", antialias=True, align_corners=False
@@ -104,4 +104,4 @@ def fit(pixels: Pixels, size: int, channels: int) -> Pixels:
 
 def grey(values: tuple[float, ...]) -> float:
     """Luminance of three per-channel values."""
-    return float(sum(weight * value for weight, value in zip(_LUMA, values, strict=True)))
+    return float(sum(weight * value for weight, value in zip(LUMA, values, strict=True)))

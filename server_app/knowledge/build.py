@@ -13,6 +13,7 @@ from torch import Tensor
 
 from common.errors import DataError, ModelError, SettingsError
 from common.models import FlatModel, parts
+from common.models.preprocessing import Preprocessing
 from server_app.knowledge.features import TeacherOutputs, teacher_outputs
 from server_app.knowledge.regularizer import Regularizer, ServerSet
 from server_app.knowledge.settings import KnowledgeSettings
@@ -22,7 +23,7 @@ from server_app.knowledge.terms.cross_entropy import CrossEntropy
 from server_app.knowledge.terms.kl import KullbackLeibler
 from server_app.knowledge.terms.squared_distance import SquaredDistance
 from server_app.knowledge.terms.tasks import TaskShape, TaskTransfer
-from server_app.private.preprocessing import Preprocessing, as_labels, as_pixels
+from server_app.private.images import as_labels, as_pixels
 from server_app.private.pretrained import PretrainedModel
 
 

@@ -16,11 +16,11 @@ from common.data.load import load
 from common.data.plan import plan
 from common.errors import DataError, SettingsError
 from common.models import FlatModel
+from common.models.preprocessing import Preprocessing
 from server_app.knowledge.build import build_regularizer
 from server_app.knowledge.settings import KnowledgeSettings
 from server_app.knowledge.terms.tasks import TaskShape
 from server_app.method import Knowledge
-from server_app.private.preprocessing import Preprocessing
 from server_app.private.pretrained import PretrainedModel
 from server_app.private.seen import check_fits, check_unseen
 from server_app.private.sources import load_pretrained

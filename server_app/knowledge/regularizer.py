@@ -18,12 +18,12 @@ from torch.nn.utils import parameters_to_vector
 from common.data.crop import crop
 from common.errors import RunError
 from common.models import FlatModel, features_and_logits
+from common.models.preprocessing import Preprocessing
 from server_app.knowledge.features import TeacherOutputs
 from server_app.knowledge.sampler import EpochSampler
 from server_app.knowledge.settings import KnowledgeSettings
 from server_app.knowledge.terms.batch import Batch, Term
 from server_app.knowledge.terms.crd import ContrastiveDistillation
-from server_app.private.preprocessing import Preprocessing
 
 # Length of the secant over the length of theta: far above float32's rounding, and still local.
 _SECANT = 1e-2

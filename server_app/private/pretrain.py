@@ -19,11 +19,11 @@ from torch.nn import functional
 from common.data.crop import crop
 from common.errors import DataError, ModelError
 from common.models import parts
-from server_app.knowledge.settings import PretrainSettings
-from server_app.private.architectures import build_architecture
-from server_app.private.preprocessing import Preprocessing, as_labels, as_pixels
-from server_app.private.pretrained import CARD, PretrainedModel
+from common.models.preprocessing import Preprocessing
+from server_app.private.images import as_labels, as_pixels
+from server_app.private.pretrained import CARD, PretrainedModel, build_architecture
 from server_app.private.seen import Seen
+from server_app.private.settings import PretrainSettings
 
 _EVALUATION_BATCH = 256
 

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from common.errors import ModelError
 from common.files import read_json, write_atomic, write_json
-from common.models import features_and_logits, parts
-from server_app.private.architectures import build_architecture
-from server_app.private.preprocessing import Preprocessing
+from common.models import build, clip, features_and_logits, parts
+from common.models.preprocessing import Preprocessing
+from common.models.weights import fingerprint, load_weights, read_weights, weights_bytes
 from server_app.private.seen import Seen
-from server_app.private.weights import fingerprint, load_weights, read_weights, weights_bytes
 
 CARD = "card.json"
 _FORMAT = 1
+OPEN_CLIP = "open_clip:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,3 +133,25 @@ def _read_card(folder: Path) -> dict[str, Any]:
     if not isinstance(card, dict) or card.get("format") != _FORMAT:
         raise ModelError(f"{folder / CARD} is not a card of format {_FORMAT}")
     return card
+
+
+def build_architecture(
+    name: str, classes: int, preprocessing: Preprocessing, seed: int = 0
+) -> nn.Module:
+    """A freshly initialised classifier; ``open_clip:NAME`` is one that can be zero-shot.
+
+    Raises
+    ------
+    ModelError: no such architecture, or it cannot take such images.
+    """
+    channels, size = preprocessing.channels, preprocessing.image_size
+    if not name.startswith(OPEN_CLIP):
+        return build(name, classes=classes, channels=channels, image_size=size, seed=seed)
+    plain = name.removeprefix(OPEN_CLIP)
+    clip.check_names(plain)
+    if channels != 3:
+        raise ModelError(f"{name} takes 3 channels, not {channels}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        towers = clip.create(plain, image_size=size)
+        return clip.ClipClassifier(towers.visual, clip.width(plain), classes)

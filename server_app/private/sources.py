@@ -9,24 +9,19 @@ NAME@FILE                                an architecture by name and its weights
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from common.errors import ModelError
-from common.models import MODELS, parts
-from server_app.private.architectures import (
-    OPEN_CLIP,
-    build_architecture,
-)
-from server_app.private.preprocessing import Preprocessing
-from server_app.private.pretrained import PretrainedModel
-from server_app.private.published import published, recipe
-from server_app.private.published_clip import zero_shot
-from server_app.private.weights import load_weights, read_weights
+from common.models import MODELS, clip, parts, zoo
+from common.models.preprocessing import Preprocessing
+from common.models.weights import load_weights, read_weights
+from server_app.private.pretrained import OPEN_CLIP, PretrainedModel, build_architecture
 
-_LIBRARIES = ("torchvision:", "timm:", OPEN_CLIP)
+_PROMPTS = ("a photo of a {}.", "a low resolution photo of a {}.", "a grayscale photo of a {}.")
 
 
 def load_pretrained(
@@ -47,18 +42,21 @@ def load_pretrained(
     if Path(text).expanduser().is_dir():
         return PretrainedModel.load(Path(text).expanduser())
     name, at, file = text.partition("@")
+    path = _file(name, file) if at else None
     if name.startswith(OPEN_CLIP):
-        path = _file(name, file) if at else None
-        return zero_shot(name.removeprefix(OPEN_CLIP), path, tuple(classes))
-    if name in MODELS or name.startswith(_LIBRARIES):
-        if at:
-            return _from_file(name, _file(name, file), tuple(classes), preprocessing)
-        if name in MODELS:
+        return _zero_shot(name.removeprefix(OPEN_CLIP), path, tuple(classes))
+    if zoo.is_published(name):
+        named, wanted = zoo.recipe(name)
+        otherwise = f"give {name.partition('/')[0]}@FILE"
+        weights = read_weights(path) if path else zoo.published_weights(name, otherwise)
+        return _named(name, weights, (named, classes), wanted, text)
+    if name in MODELS:
+        if path is None:
             raise ModelError(
                 f"{name} is an architecture without published weights: train it with "
                 f"`augflower pretrain`, or give its weights as {name}@FILE"
             )
-        return published(name)
+        return _named(name, read_weights(path), (classes,), preprocessing, text)
     if Path(text).expanduser().is_file():
         raise ModelError(f"{text} does not say its architecture; give it as NAME@{text}")
     raise ModelError(
@@ -74,27 +72,60 @@ def _file(name: str, file: str) -> Path:
     return path
 
 
-def _from_file(
-    name: str, path: Path, classes: tuple[str, ...], preprocessing: Preprocessing
+def _named(
+    name: str,
+    weights: Mapping[str, Tensor],
+    possible: Sequence[Sequence[str]],
+    wanted: Preprocessing,
+    where: str,
 ) -> PretrainedModel:
-    """A named architecture with weights of a file; its outputs are as many as the file has."""
-    weights = read_weights(path)
-    if name in MODELS:
-        named: tuple[str, ...] = ()
-        wanted = preprocessing
-    else:
-        named, wanted = recipe(name)
+    """A named architecture with given weights; its outputs are as many as these have.
+
+    Parameters
+    ----------
+    possible: class names, in the order of preference, of which those that are as many are taken.
+    """
     name = name.partition("/")[0]
-    outputs = _outputs(name, weights, wanted, path)
-    module = build_architecture(name, outputs, wanted)
-    load_weights(module, weights, str(path))
-    known = next((given for given in (named, classes) if len(given) == outputs), ())
-    return PretrainedModel(name, module, known, wanted)
-
-
-def _outputs(name: str, weights: dict[str, Tensor], wanted: Preprocessing, path: Path) -> int:
     head = parts.head_path(build_architecture(name, 2, wanted)) + ".weight"
     found = {n.removeprefix("module."): tensor for n, tensor in weights.items()}.get(head)
     if found is None or found.ndim != 2:
-        raise ModelError(f"{path} holds no weights of {name}: {head} is missing")
-    return len(found)
+        raise ModelError(f"{where} holds no weights of {name}: {head} is missing")
+    module = build_architecture(name, len(found), wanted)
+    load_weights(module, weights, where)
+    known = next((tuple(given) for given in possible if len(given) == len(found)), ())
+    return PretrainedModel(name, module, known, wanted)
+
+
+def _zero_shot(name: str, checkpoint: Path | None, classes: tuple[str, ...]) -> PretrainedModel:
+    """A classifier of ``classes`` from a model with both towers.
+
+    Parameters
+    ----------
+    name: ``ARCHITECTURE/TAG``, or ``ARCHITECTURE`` alone where a checkpoint is given.
+    checkpoint: file with the weights of both towers.
+    """
+    import open_clip
+
+    plain, _, tag = name.partition("/")
+    clip.check_names(plain, tag)
+    if checkpoint is None and not tag:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(plain)) or "none"
+        raise ModelError(f"{name} names no weights: give {OPEN_CLIP}{plain}/TAG, one of {tags}")
+    path = checkpoint or clip.public_weights(plain, tag, f"give {OPEN_CLIP}{plain}@FILE")
+    architecture = clip.with_activation(plain, tag)
+    towers = clip.create(architecture)
+    try:
+        clip.load(towers, path)
+    # The library raises whatever its readers of many formats raise.
+    except Exception as error:
+        raise ModelError(f"{path} holds no weights of {OPEN_CLIP}{plain}: {error}") from error
+    module = clip.ClipClassifier(towers.visual, clip.width(architecture), len(classes))
+    texts = [[prompt.format(name) for prompt in _PROMPTS] for name in classes]
+    with torch.no_grad():
+        directions = clip.text_classifier(towers, architecture, texts)
+        module.head.weight.copy_(directions * towers.logit_scale.exp())
+    public = open_clip.get_pretrained_cfg(plain, tag) if tag else {}
+    wanted = clip.preprocessing(open_clip.get_model_config(architecture), public, {})
+    mean, std = tuple(wanted["mean"]), tuple(wanted["std"])
+    preprocessing = Preprocessing(len(mean), wanted["size"], mean, std)
+    return PretrainedModel(OPEN_CLIP + architecture, module, classes, preprocessing)

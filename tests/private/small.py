@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from common.models import FlatModel, build
+from common.models.preprocessing import Preprocessing
 from server_app.knowledge.build import build_regularizer
 from server_app.knowledge.regularizer import Regularizer
 from server_app.knowledge.settings import KnowledgeSettings
 from server_app.knowledge.terms.tasks import TaskShape
-from server_app.private.preprocessing import Preprocessing
 from server_app.private.pretrained import PretrainedModel
 
 CLASSES = ("circle", "square", "star")

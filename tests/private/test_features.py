@@ -9,8 +9,8 @@ import pytest
 import torch
 from rich.console import Console
 
+from common.models.preprocessing import Preprocessing
 from server_app.knowledge.features import cache_key, teacher_outputs
-from server_app.private.preprocessing import Preprocessing
 from server_app.private.pretrained import PretrainedModel
 from tests.private.small import pixels, regularizer, student, teacher
 

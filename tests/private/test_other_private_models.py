@@ -7,8 +7,8 @@ import torch
 
 from common.errors import ModelError
 from common.models import build
+from common.models.preprocessing import Preprocessing
 from server_app.knowledge.build import build_regularizer
-from server_app.private.preprocessing import Preprocessing
 from server_app.private.pretrained import PretrainedModel
 from tests.private.small import CLASSES, GREY8, labels, pixels, settings, student
 

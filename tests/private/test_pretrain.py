@@ -12,10 +12,10 @@ from torch import nn
 
 from common.errors import DataError, ModelError
 from common.models import build
-from server_app.knowledge.settings import PretrainSettings
-from server_app.private.preprocessing import Preprocessing
+from common.models.preprocessing import Preprocessing
 from server_app.private.pretrain import pretrain
 from server_app.private.pretrained import PretrainedModel
+from server_app.private.settings import PretrainSettings
 from tests.private.small import CLASSES, GREY8, teacher
 
 COUNT = 120

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from common.data.load import load
 from deploy.cli import app
-from server_app.private.preprocessing import as_labels, as_pixels
+from server_app.private.images import as_labels, as_pixels
 from server_app.private.pretrained import PretrainedModel
 from server_app.private.seen import Seen
 from tests.private.small import teacher

@@ -13,9 +13,8 @@ import torch
 
 from common.errors import ModelError
 from common.models import build
-from server_app.private.architectures import build_architecture
-from server_app.private.preprocessing import Preprocessing
-from server_app.private.pretrained import CARD, PretrainedModel
+from common.models.preprocessing import Preprocessing
+from server_app.private.pretrained import CARD, PretrainedModel, build_architecture
 from server_app.private.sources import load_pretrained
 from tests.private.small import CLASSES, GREY8, pixels, teacher
 
@@ -180,7 +179,7 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
         ("timm:resnet18.a9_in1k", "no weights 'a9_in1k'; near: a3_in1k"),
         ("open_clip:ViT-B-31/openai", "open_clip has no model 'ViT-B-31'; near: ViT-B-3"),
         ("open_clip:ViT-B-32/laion2b_s34b", "no weights 'laion2b_s34b'; near: laion2b_s34b_b79k"),
-        ("open_clip:ViT-B-32", "no weights ''"),
+        ("open_clip:ViT-B-32", "names no weights: give open_clip:ViT-B-32/TAG, one of openai"),
     ],
 )
 def test_unknown_names_and_tags_name_near_ones(source: str, message: str) -> None:

@@ -13,9 +13,9 @@ import torch
 from torch.nn import functional
 
 from common.errors import ModelError
-from server_app.private.architectures import build_architecture, create_clip
-from server_app.private.preprocessing import Preprocessing
-from server_app.private.pretrained import PretrainedModel
+from common.models import clip
+from common.models.preprocessing import Preprocessing
+from server_app.private.pretrained import PretrainedModel, build_architecture
 from server_app.private.sources import load_pretrained
 from tests.private.small import CLASSES, GREY8, pixels
 
@@ -57,7 +57,7 @@ def tiny_clip(tmp_path: Path) -> Iterator[Path]:
     open_clip.add_model_config(tmp_path / f"{CLIP}.json")
     path = tmp_path / "clip.safetensors"
     torch.manual_seed(0)
-    safetensors.torch.save_file(create_clip(CLIP).state_dict(), path)
+    safetensors.torch.save_file(clip.create(CLIP).state_dict(), path)
     yield path
     factory._MODEL_CONFIG_PATHS.remove(tmp_path / f"{CLIP}.json")
     factory._MODEL_CONFIGS.pop(CLIP)
@@ -77,7 +77,7 @@ def tiny_clip(tmp_path: Path) -> Iterator[Path]:
         ),
         (
             "open_clip:RN50/yfcc15m",
-            r"Bring open_clip_model\.safetensors from .* and give open_clip:RN50@FILE",
+            r"Bring open_clip_model\.safetensors or .* and give open_clip:RN50@FILE",
         ),
     ],
 )
@@ -110,9 +110,10 @@ def test_open_clip_from_a_file_is_a_zero_shot_classifier(tiny_clip: Path) -> Non
     assert model.classes == CLASSES
     assert (model.preprocessing.channels, model.preprocessing.image_size) == (3, 16)
     features, logits = model(pixels())
-    clip = create_clip(CLIP, str(tiny_clip)).eval()
+    towers = clip.create(CLIP)
+    clip.load(towers, tiny_clip)
     with torch.no_grad():
-        image = functional.normalize(clip.encode_image(model.preprocessing(pixels())), dim=1)
+        image = functional.normalize(towers.encode_image(model.preprocessing(pixels())), dim=1)
         tokens = open_clip.get_tokenizer(CLIP)
         prompts = (
             "a photo of a {}.",
@@ -121,10 +122,10 @@ def test_open_clip_from_a_file_is_a_zero_shot_classifier(tiny_clip: Path) -> Non
         )
         texts = []
         for name in CLASSES:
-            rows = clip.encode_text(tokens([prompt.format(name) for prompt in prompts]))
+            rows = towers.encode_text(tokens([prompt.format(name) for prompt in prompts]))
             mean = functional.normalize(rows, dim=1).mean(0)
             texts.append(functional.normalize(mean, dim=0))
-        expected = clip.logit_scale.exp() * image @ torch.stack(texts).T
+        expected = towers.logit_scale.exp() * image @ torch.stack(texts).T
     torch.testing.assert_close(features, image)
     torch.testing.assert_close(logits, expected)
 

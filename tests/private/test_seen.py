@@ -17,9 +17,9 @@ from common.data.load import load
 from common.data.plan import plan
 from common.errors import ModelError, SettingsError
 from deploy.pretrain import pretrain_model
-from server_app.knowledge.settings import PretrainSettings
 from server_app.private.pretrained import CARD, PretrainedModel
 from server_app.private.seen import Seen, check_fits, check_unseen
+from server_app.private.settings import PretrainSettings
 from server_app.settings import ServerSettings
 from tests.private.small import teacher
 

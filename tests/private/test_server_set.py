@@ -14,9 +14,9 @@ from common.data.load import load
 from common.data.plan import plan
 from common.errors import DataError, SettingsError
 from common.models import build
+from common.models.preprocessing import Preprocessing
 from server_app.knowledge.opening import server_set
 from server_app.knowledge.settings import KnowledgeSettings
-from server_app.private.preprocessing import Preprocessing
 from server_app.private.pretrained import PretrainedModel
 from server_app.public_data import describe
 from server_app.settings import ServerSettings

@@ -224,7 +224,7 @@ def test_a_module_of_another_process_is_asked_for(tmp_path: Path, clients, monke
         **QUIET,
     )  # fmt: skip
     expected = run.model().state_dict()
-    monkeypatch.delitem(sys.modules["common.models.build"]._REGISTERED, run.settings["model"])
+    monkeypatch.delitem(sys.modules["common.models.zoo"]._REGISTERED, run.settings["model"])
     again = augflower.open(run.folder)
     with pytest.raises(ModelError, match="no model is named"):
         again.model()

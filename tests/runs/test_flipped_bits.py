@@ -72,7 +72,7 @@ def test_every_bit_of_run_json_counts(tmp_path: Path):
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run of four rounds, and the same after three, each with its devices' memory."""
     from deploy.pretrain import pretrain_model
-    from server_app.knowledge.settings import PretrainSettings
+    from server_app.private.settings import PretrainSettings
 
     home = tmp_path_factory.mktemp("flips")
     private = home / "private"

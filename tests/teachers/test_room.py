@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from client_app.teachers import tuning
 from client_app.teachers.clip import Clip
 from client_app.teachers.settings import TeacherSettings
-from client_app.teachers.source import create, describe
+from client_app.teachers.source import describe
 
 folder, how, step = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 source = describe(TeacherSettings(model=f"local-dir:{folder}", tuning=how, tuning_epochs=1))
@@ -37,7 +37,7 @@ def peak() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 if step == "write":
-    weights = {name: value.contiguous() for name, value in create(source).state_dict().items()}
+    weights = {name: value.contiguous() for name, value in source.create().state_dict().items()}
     save_file(weights, folder / "model.safetensors")
 else:
     expected = source.bytes_needed()

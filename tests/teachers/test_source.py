@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from client_app.teachers import weights as module
 from client_app.teachers.clip import Clip, preparation
 from client_app.teachers.settings import TeacherSettings
-from client_app.teachers.source import create, describe, doubt
+from client_app.teachers.source import describe, doubt
 from client_app.teachers.weights import check_file, find_weights, fingerprint
 from common.errors import ModelError
 from tests.tiny_teacher import tiny_teacher
@@ -52,7 +52,7 @@ def test_without_network_it_says_which_file_to_bring(monkeypatch: pytest.MonkeyP
     with pytest.raises(ModelError) as caught:
         find_weights(describe(teacher("ViT-B-32", pretrained="openai")))
     message = str(caught.value)
-    assert "bring open_clip_model.safetensors" in message
+    assert "Bring open_clip_model.safetensors" in message
     assert "huggingface.co/timm/vit_base_patch32_clip_224.openai" in message
     assert "name the file as checkpoint" in message
 
@@ -89,7 +89,7 @@ def test_public_models_run_on_weights_from_a_file(name: str, tmp_path: Path):
     settings = teacher(name, pretrained="openai", checkpoint=str(path))
     path.touch()
     found = describe(settings)
-    model = create(found)
+    model = found.create()
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
     del model
     clip = Clip(found, find_weights(found))
@@ -111,7 +111,7 @@ def test_a_local_checkpoint_and_what_is_none(tmp_path: Path):
     found = describe(teacher(f"local-dir:{folder}"))
     weights = find_weights(found)
     assert weights.name == "open_clip_model.safetensors"
-    assert len(load_file(weights)) == len(create(found).state_dict())
+    assert len(load_file(weights)) == len(found.create().state_dict())
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ModelError, match="does not hold its weights"):
         Clip(found, weights)

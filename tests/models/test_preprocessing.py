@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.errors import ModelError
-from server_app.private.preprocessing import Preprocessing
+from common.models.preprocessing import Preprocessing
 from tests.private.small import pixels
 
 

@@ -1,4 +1,8 @@
-"""Models by name."""
+"""Models by name: AugFlower's own, torchvision's, timm's and open_clip's.
+
+Here is what those libraries call a network, how it is built for a run's images, its published
+weights, and the preprocessing and classes that belong to them.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,56 @@ import difflib
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common import extensions
-from common.errors import ModelError
+from common.errors import ModelError, unknown_model
+from common.models import clip
 from common.models.cnn import cnn, cnn_5x5
+from common.models.preprocessing import Preprocessing
 from common.models.resnet import resnet
-from common.models.small_stem import small_stem
 from common.models.widths import cut, name_and_width
 
 Builder = Callable[[int, int, int], nn.Module]
 _WIDE = (32, 64, 128, 256)
+
+
+_STEM = {
+    "resnet18": "conv1",
+    "mobilenet_v2": "features.0.0",
+    "efficientnet_b0": "features.0.0",
+}
+_FIRST_REDUCTION = {
+    "mobilenet_v2": "features.2.conv.1.0",
+    "efficientnet_b0": "features.2.0.block.1.0",
+}
+
+
+def _small_stem(name: str) -> Builder:
+    """torchvision's network ``name`` with a stem for images of 28 to 64 pixels.
+
+    An ImageNet stem shrinks the image by 4 before the first block, so that a 32-pixel image ends
+    as a single cell. Here the stem and the first reduction after it keep the size, as is usual
+    for CIFAR: the network shrinks an image by 8 in all, and all behind the stem is unchanged.
+    """
+
+    def build(classes: int, channels: int, _: int) -> nn.Module:
+        model = _torchvision(name, classes, 3)
+        old = cast(nn.Conv2d, model.get_submodule(_STEM[name]))
+        stem = nn.Conv2d(channels, old.out_channels, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+        model.set_submodule(_STEM[name], stem)
+        if name in _FIRST_REDUCTION:
+            first = cast(nn.Conv2d, model.get_submodule(_FIRST_REDUCTION[name]))
+            first.stride = (1, 1)
+        else:
+            model.set_submodule("maxpool", nn.Identity())
+        return model
+
+    return build
 
 
 def _resnet(depth: int, norm: str) -> Builder:
@@ -38,9 +78,9 @@ MODELS: dict[str, Builder] = {
     "resnet8x4-gn": _resnet(8, "group"),
     "resnet32x4": _resnet(32, "batch"),
     # torchvision's, with stems for 28 to 64 pixels; "torchvision:NAME" has the ImageNet stem.
-    "mobilenet_v2": small_stem("mobilenet_v2"),
-    "efficientnet_b0": small_stem("efficientnet_b0"),
-    "resnet18": small_stem("resnet18"),
+    "mobilenet_v2": _small_stem("mobilenet_v2"),
+    "efficientnet_b0": _small_stem("efficientnet_b0"),
+    "resnet18": _small_stem("resnet18"),
 }
 
 
@@ -127,8 +167,7 @@ def _torchvision(name: str, classes: int, channels: int) -> nn.Module:
 
     known = models.list_models(module=models)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3)
-        raise ModelError(f"torchvision has no model {name!r}; near: {', '.join(near) or 'none'}")
+        raise unknown_model(f"torchvision has no model {name!r}", name, known)
     model: nn.Module = models.get_model(name, weights=None, num_classes=classes)
     if channels != 3:
         _replace_stem(model, channels)
@@ -160,8 +199,7 @@ def _timm(name: str, classes: int, channels: int, image_size: int) -> nn.Module:
 
     plain, slash, patch = name.partition("/")
     if not timm.is_model(plain):
-        near = difflib.get_close_matches(plain, timm.list_models(), n=3)
-        raise ModelError(f"timm has no model {plain!r}; near: {', '.join(near) or 'none'}")
+        raise unknown_model(f"timm has no model {plain!r}", plain, timm.list_models())
     options: dict[str, Any] = {}
     configuration = timm.get_pretrained_cfg(plain)
     if configuration is not None and configuration.fixed_input_size:
@@ -189,9 +227,7 @@ def _timm(name: str, classes: int, channels: int, image_size: int) -> nn.Module:
 def _open_clip(name: str, classes: int, channels: int, image_size: int) -> nn.Module:
     import open_clip
 
-    if name not in (known := open_clip.list_models()):
-        near = difflib.get_close_matches(name, known, n=3)
-        raise ModelError(f"open_clip has no model {name!r}; near: {', '.join(near) or 'none'}")
+    clip.check_names(name)
     sizes = open_clip.get_model_config(name)
     tower = open_clip.model._build_vision_tower(
         sizes["embed_dim"],
@@ -201,3 +237,107 @@ def _open_clip(name: str, classes: int, channels: int, image_size: int) -> nn.Mo
     if channels != 3:
         _replace_stem(tower, channels)
     return nn.Sequential(OrderedDict(tower=tower, head=nn.Linear(sizes["embed_dim"], classes)))
+
+
+def is_published(name: str) -> bool:
+    """Whether a name is one of torchvision or timm, whose classifiers come with weights."""
+    return name.startswith(("torchvision:", "timm:"))
+
+
+def recipe(name: str) -> tuple[tuple[str, ...], Preprocessing]:
+    """Class names, empty where unknown, and preprocessing of published weights.
+
+    Parameters
+    ----------
+    name: ``torchvision:NAME``, ``torchvision:NAME/TAG`` or ``timm:NAME[.TAG]``.
+
+    Raises
+    ------
+    ModelError: no such model or tag.
+    """
+    library, _, rest = name.partition(":")
+    if library == "torchvision":
+        weights = _torchvision_weights(rest)
+        how = weights.transforms()
+        classes = tuple(weights.meta["categories"])
+        return classes, Preprocessing(3, how.crop_size[0], tuple(how.mean), tuple(how.std))
+    config = _timm_config(rest)
+    channels, size, _ = config["input_size"]
+    preprocessing = Preprocessing(channels, size, tuple(config["mean"]), tuple(config["std"]))
+    return _timm_classes(config), preprocessing
+
+
+def published_weights(name: str, otherwise: str) -> dict[str, Tensor]:
+    """The tensors of published weights, from the library's cache or the network.
+
+    Parameters
+    ----------
+    name: as in ``recipe``.
+    otherwise: what the reader of an error can do instead of bringing the file to the cache.
+
+    Raises
+    ------
+    ModelError: unknown, or neither in the cache nor within reach; says which file to bring.
+    """
+    library, _, rest = name.partition(":")
+    # Any kind of error may come out of the network, and out of a torn file in the cache.
+    if library == "torchvision":
+        weights = _torchvision_weights(rest)
+        place = f"{torch.hub.get_dir()}/checkpoints/{weights.url.rpartition('/')[2]}"
+        bring = f"{weights.url} to {place}, or {otherwise}"
+        try:
+            return dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
+        except Exception as error:
+            raise _not_here(name, bring, error) from error
+    import timm
+
+    bring = f"model.safetensors from https://huggingface.co/{_timm_config(rest).get('hf_hub_id')}"
+    try:
+        return dict(timm.create_model(rest, pretrained=True).state_dict())
+    except Exception as error:
+        raise _not_here(name, f"{bring} and {otherwise}", error) from error
+
+
+def _torchvision_weights(rest: str) -> Any:
+    from torchvision import models
+
+    name, _, tag = rest.partition("/")
+    known = models.list_models(module=models)
+    if name not in known:
+        raise unknown_model(f"torchvision has no model {name!r}", name, known)
+    tags = models.get_model_weights(name)
+    if tag and tag not in tags.__members__:
+        names = ", ".join(tags.__members__)
+        raise ModelError(f"torchvision:{name} has no weights {tag!r}; it has {names}")
+    return tags[tag] if tag else tags.DEFAULT
+
+
+def _timm_config(name: str) -> dict[str, Any]:
+    import timm
+
+    base, _, tag = name.partition(".")
+    if not timm.is_model(name):
+        raise unknown_model(f"timm has no model {name!r}", base, timm.list_models())
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{base}.*")]
+    if tag and tag not in tags:
+        raise unknown_model(f"timm:{base} has no weights {tag!r}", tag, tags)
+    config = timm.get_pretrained_cfg(name)
+    return config.to_dict() if config else {}  # type: ignore[no-untyped-call]
+
+
+def _timm_classes(config: dict[str, Any]) -> tuple[str, ...]:
+    from timm.data.imagenet_info import ImageNetInfo
+
+    if config.get("label_names"):
+        return tuple(config["label_names"])
+    if config.get("num_classes") != 1000:
+        return ()
+    # The first of each class's synonyms, which is also torchvision's choice.
+    return tuple(text.partition(",")[0] for text in ImageNetInfo().label_descriptions())
+
+
+def _not_here(name: str, bring: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"the weights of {name} are not here and cannot be fetched ({str(error)[:200]}). "
+        f"Bring {bring}"
+    )
