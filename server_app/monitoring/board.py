@@ -14,9 +14,9 @@ from common.errors import RunError
 from server_app.monitoring import view
 from server_app.monitoring.reader import Reader
 from server_app.monitoring.status import ENDS, Status
+from server_app.monitoring.throttle import Throttle
 from server_app.report import single
 from server_app.report.templates import LIBRARY, environment
-from server_app.rounds.pace import Pace
 from server_app.runs.record import Meta, Round, Run, read_meta
 
 FOLDER = Path(__file__).parent / "page"
@@ -68,7 +68,7 @@ class Board:
         self._page: Page | None = None
         self._drawn = -1  # rounds in the charts
         self._charts: dict[str, Markup] = {}
-        self._pace = Pace(CHART_SHARE)
+        self._throttle = Throttle(CHART_SHARE)
         self._templates = environment(FOLDER)
         self._macros: Any = self._templates.get_template(
             "live_parts.html.j2", globals={"elapsed": view.elapsed}
@@ -79,7 +79,7 @@ class Board:
     def look(self) -> Page:
         """The page as of now."""
         seen = self._reader.read()
-        behind = self._drawn != len(self._rounds) and self._pace.due
+        behind = self._drawn != len(self._rounds) and self._throttle.due
         if self._page is None or seen["version"] != self._seen or behind:
             self._seen = seen["version"]
             self._page = self._draw(seen)
@@ -127,7 +127,7 @@ class Board:
 
     def _run(self, seen: dict[str, Any]) -> Run:
         if seen["begins"] != self._begins:
-            self._begins, self._drawn, self._pace = seen["begins"], -1, Pace(CHART_SHARE)
+            self._begins, self._drawn, self._throttle = seen["begins"], -1, Throttle(CHART_SHARE)
             self._charts, self._rounds = {}, []
         for line in self._reader.lines[len(self._rounds) :]:
             # Counts stand there instead of lists; the page lists incidents by itself.
@@ -143,8 +143,8 @@ class Board:
 
     def _draw_charts(self, run: Run, *, at_once: bool) -> dict[str, Markup]:
         """The sections of charts; they change when a round is closed, though not too often."""
-        if len(run.rounds) != self._drawn and (self._pace.due or at_once):
-            with self._pace.measured():
+        if len(run.rounds) != self._drawn and (self._throttle.due or at_once):
+            with self._throttle.measured():
                 self._charts = {
                     section.key: self._sections.draw_section(section)
                     for section in single.sections_of(run)

@@ -20,10 +20,10 @@ from server_app.clients.messaging import Exchange
 from server_app.clients.registry import Nodes, Plan
 from server_app.method import Knowledge, Method
 from server_app.monitoring.status import Status
+from server_app.monitoring.throttle import Throttle
 from server_app.report import verdict, words
 from server_app.report.write import write_report
 from server_app.rounds.evaluation import judge
-from server_app.rounds.pace import Pace
 from server_app.rounds.reasons import told
 from server_app.rounds.timing import Stopwatch
 from server_app.rounds.training import Training
@@ -77,7 +77,7 @@ class Rounds:
                 settings, method, self._nodes, self._exchange, self._gate, status, notice
             )
         self.current = 0
-        self._page_pace = Pace(PAGE_SHARE)
+        self._page_throttle = Throttle(PAGE_SHARE)
 
     def run(self, start: int) -> None:
         """Wait for the fleet, then run rounds ``start`` to the last.
@@ -232,8 +232,8 @@ class Rounds:
             self._folder.save_checkpoint(round, groups | own, everything, line, keep)
         self._folder.append(line)
         self.show("the round", lambda: self._status.close(line))
-        if self._page_pace.due:
-            with self._page_pace.measured():
+        if self._page_throttle.due:
+            with self._page_throttle.measured():
                 self.report()
         self.show("the round", partial(self._say, round, line))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-class Pace:
+class Throttle:
     """Lets something be done so often that it takes at most a share of the time."""
 
     def __init__(self, share: float, clock: Callable[[], float] = time.monotonic) -> None:
