@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import json
 from dataclasses import dataclass
 from itertools import chain
@@ -16,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from common.config import RunSettings
 from common.errors import SettingsError
+from deploy.research.lists import LISTS
 
 _KINDS = {bool: "true, false", int: "integer", float: "number", str: "text"}
 _SIGNS: tuple[tuple[type, str, str], ...] = (
@@ -140,8 +140,6 @@ def complete(incomplete: str) -> list[tuple[str, str]]:
 
 def choices_of(name: str, setting: Setting) -> list[str]:
     """Values that a setting may have, where they can be listed."""
-    from deploy.research.lists import LISTS
-
     lists = {"method": "methods", "model": "models", "data.name": "data"}
     if name in lists:
         return [entry for entry, _ in LISTS[lists[name]]()]
@@ -167,9 +165,3 @@ def settings(
         print(json.dumps(values, indent=2, ensure_ascii=False))
         return
     print(text(chosen))
-
-
-def first_line(documented: Any) -> str:
-    """The first sentence of a docstring, in one line."""
-    paragraph = (inspect.getdoc(documented) or "").partition("\n\n")[0]
-    return " ".join(paragraph.split())

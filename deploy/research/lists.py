@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -18,12 +19,17 @@ def methods() -> list[Entry]:
     """Every method, with the first sentence about its server half."""
     import server_app.methods
     from common import registry
-    from deploy.research.explain import first_line
 
     return [
-        (name, first_line(registry.load(server_app.methods, name)).replace(_HALF, ""))
+        (name, _first_line(registry.load(server_app.methods, name)).replace(_HALF, ""))
         for name in registry.names(server_app.methods)
     ]
+
+
+def _first_line(documented: Any) -> str:
+    """The first sentence of a docstring, in one line."""
+    paragraph = (inspect.getdoc(documented) or "").partition("\n\n")[0]
+    return " ".join(paragraph.split())
 
 
 def models() -> list[Entry]:

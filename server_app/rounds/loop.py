@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -41,6 +42,7 @@ PAGE_SHARE = 0.05
 """Share of the time that writing the page of a run may take; the last one is always written."""
 
 
+@dataclass(eq=False)
 class Rounds:
     """Drives one method over one fleet.
 
@@ -49,34 +51,27 @@ class Rounds:
     current: the round that goes on, or went on last.
     """
 
-    def __init__(
-        self,
-        grid: Grid,
-        settings: RunSettings,
-        method: Method,
-        knowledge: Knowledge | None,
-        plan: Plan,
-        folder: RunFolder,
-        card: Card,
-        notice: Notice,
-        status: Status,
-    ) -> None:
-        self._settings = settings
-        self._method = method
-        self._knowledge = knowledge
-        self._folder = folder
-        self._card = card
-        self._notice = notice
-        self._status = status
+    _grid: Grid
+    _settings: RunSettings
+    _method: Method
+    _knowledge: Knowledge | None
+    _plan: Plan
+    _folder: RunFolder
+    _card: Card
+    _notice: Notice
+    _status: Status
+    current: int = 0
+
+    def __post_init__(self) -> None:
+        settings, status, notice = self._settings, self._status, self._notice
         self._gate = Gate()
-        self._nodes = Nodes(grid, plan, notice, status, settings.round.wait)
-        self._exchange = Exchange(grid, self._nodes, settings.round, status, notice)
+        self._nodes = Nodes(self._grid, self._plan, notice, status, settings.round.wait)
+        self._exchange = Exchange(self._grid, self._nodes, settings.round, status, notice)
         self._training: Training | None = None
-        if method.down is not None:
+        if self._method.down is not None:
             self._training = Training(
-                settings, method, self._nodes, self._exchange, self._gate, status, notice
+                settings, self._method, self._nodes, self._exchange, self._gate, status, notice
             )
-        self.current = 0
         self._page_throttle = Throttle(PAGE_SHARE)
 
     def run(self, start: int) -> None:

@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from flwr.app import Message
@@ -44,6 +44,7 @@ class Held(NamedTuple):
     candidate: Candidate[Offer]
 
 
+@dataclass(eq=False)
 class Training:
     """The part of a round in which devices train.
 
@@ -54,29 +55,22 @@ class Training:
     safeguard: decides what becomes of a round, and knows the best model so far.
     """
 
-    def __init__(
-        self,
-        settings: RunSettings,
-        method: Method,
-        nodes: Nodes,
-        exchange: Exchange,
-        gate: Gate,
-        status: Status,
-        notice: Notice,
-    ) -> None:
-        self._settings = settings
-        self._method = method
-        self._nodes = nodes
-        self._exchange = exchange
-        self._gate = gate
-        self._status = status
-        self._notice = notice
-        self._kind = f"train.{settings.method}"
-        self.enrolled: dict[int, int] = {}
-        self.vouched: set[int] = set()
+    _settings: RunSettings
+    _method: Method
+    _nodes: Nodes
+    _exchange: Exchange
+    _gate: Gate
+    _status: Status
+    _notice: Notice
+    enrolled: dict[int, int] = field(default_factory=dict)
+    vouched: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._kind = f"train.{self._settings.method}"
         self._counted: dict[int, int] = {}  # what the method knows: examples that count
         self._told: dict[int, enrolment.Up] = {}
-        self.safeguard = Safeguard(method, gate, settings.round.quorum, nodes.name, notice)
+        quorum = self._settings.round.quorum
+        self.safeguard = Safeguard(self._method, self._gate, quorum, self._nodes.name, self._notice)
         self._absence = Absence()
 
     def enrol(self, client_id: int, examples: int, vouched: bool = False) -> None:

@@ -17,11 +17,11 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
-from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from common.config import for_devices
+from server_app.transport.grid import PullingGrid
 
 Interference = Callable[[Message, Message], Message | None]
 """(message, reply) -> what arrives of the reply; ``None`` if nothing does."""
@@ -36,7 +36,7 @@ RUN = 1
 FIRST_NODE = 101
 
 
-class InProcessGrid(Grid):
+class InProcessGrid(PullingGrid):
     """Nodes that run a ClientApp when their reply is pulled.
 
     Parameters
@@ -76,17 +76,6 @@ class InProcessGrid(Grid):
         """The run, with nothing but its id."""
         return Run.create_empty(self._run_id)
 
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message to one node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
     def get_node_ids(self) -> Iterable[int]:
         """All nodes are always there."""
         return list(self.contexts)
@@ -110,12 +99,6 @@ class InProcessGrid(Grid):
             if reply is not None:
                 replies.append(reply)
         return replies
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Push and pull at once."""
-        return self.pull_messages(self.push_messages(messages))
 
     def _answer(self, message: Message) -> Message | None:
         node, begun = message.metadata.dst_node_id, time.perf_counter()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 import httpx
-from flwr.app import Error, Message, Metadata, RecordDict
+from flwr.app import Error, Message, Metadata
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
@@ -38,6 +38,7 @@ from flwr.superlink.grid import HttpGrid
 
 from common.errors import FleetError
 from common.trouble import is_trouble
+from server_app.transport.grid import PullingGrid
 
 if TYPE_CHECKING:
     from flwr.proto.message_pb2 import ObjectTree
@@ -78,7 +79,7 @@ class _Begun:
         self.lost = ""
 
 
-class PatientGrid(Grid):
+class PatientGrid(PullingGrid):
     """A Grid whose calls neither wait for a device nor end a run for one error of the SuperLink.
 
     ``pull_messages`` returns the replies that have come as a whole. ``get_nodes`` says what was
@@ -101,17 +102,6 @@ class PatientGrid(Grid):
     def run(self) -> Run:
         """The run."""
         return self._inner.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message to one node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Ids of the nodes that are online."""
@@ -153,12 +143,6 @@ class PatientGrid(Grid):
                 if not is_trouble(error):
                     raise
         return replies
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Push, and pull once; who wants to wait pulls again."""
-        return self.pull_messages(self.push_messages(messages))
 
     def has_begun(self, message_id: str) -> bool:
         """Whether a reply has come in part."""
