@@ -20,7 +20,7 @@ from common.contract import Crop
 from common.errors import SettingsError
 from common.methods.fed_lpfm import Down, Loss, Up
 from common.sgd import LocalSgd
-from server_app.averaging import Averaging
+from server_app.families.averaging import Averaging
 from server_app.method import MethodSettings, Replies, Setup
 from server_app.validation.errors import Rejected
 

@@ -2,7 +2,7 @@
 
 from common.methods.fedavg import Down, Up
 from common.sgd import LocalSgd
-from server_app.averaging import Averaging
+from server_app.families.averaging import Averaging
 from server_app.method import MethodSettings
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from common.methods.fedbn import Down, Up
 from common.models.parts import norm_names
 from common.sgd import LocalSgd
-from server_app.aggregation.sharing import Sharing
+from server_app.families.sharing import Sharing
 from server_app.method import MethodSettings
 
 

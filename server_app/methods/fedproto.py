@@ -11,8 +11,8 @@ from common.sgd import LocalSgd
 from common.tensors import Tensors
 from server_app.aggregation.expected import AnyOf, Expected
 from server_app.aggregation.replies import EMPTY
+from server_app.families.own_models import Equally
 from server_app.method import MethodSettings, Replies, Saved, Setup
-from server_app.own_models import Equally
 
 
 class Settings(MethodSettings):

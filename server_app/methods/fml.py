@@ -4,7 +4,7 @@ from pydantic import Field
 
 from common.methods.fml import Down, Up
 from common.sgd import LocalSgd
-from server_app.averaging import Averaging
+from server_app.families.averaging import Averaging
 from server_app.method import MethodSettings, Replies
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from common.methods.local import Down, Up
 from common.sgd import LocalSgd
 from server_app.aggregation.expected import Expected
-from server_app.aggregation.sharing import Sharing
+from server_app.families.sharing import Sharing
 from server_app.method import MethodSettings, Replies
 
 

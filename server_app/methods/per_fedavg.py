@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from common.methods.per_fedavg import Down, Up
-from server_app.averaging import Averaging
+from server_app.families.averaging import Averaging
 from server_app.method import MethodSettings
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from torch import nn
 
 from common.tensors import Tensors
-from server_app.aggregation.averaging import Averaging
 from server_app.aggregation.expected import Exactly, Expected, Vector
+from server_app.families.averaging import Averaging
 from server_app.method import Replies, Saved, Setup
 
 

@@ -1,0 +1,1 @@
+"""What the server halves of a family of methods share."""
