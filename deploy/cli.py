@@ -141,8 +141,8 @@ def simulate(
     from deploy.assignments import parse_assignments
     from deploy.simulate import DEVICES
     from deploy.simulate import simulate as run_simulation
-    from server_app.monitoring.place import Place
     from server_app.monitoring.watch import Watch
+    from server_app.place import Place
     from server_app.settings import read_server_settings
 
     overrides = parse_assignments(settings or [])

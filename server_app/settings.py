@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import SettingsError
-from server_app.monitoring.place import Place, read_place
+from server_app.place import Place, read_place
 
 PREFIX = "AUGFLOWER_"
 _KNOWN = {

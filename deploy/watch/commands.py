@@ -24,8 +24,8 @@ def watch(
     The token is that of the live page: AUGFLOWER_WATCH_TOKEN or AUGFLOWER_WATCH_TOKEN_FILE.
     """
     from deploy.watch.pages import make_app
-    from server_app.monitoring.place import read_place
     from server_app.monitoring.server import Served
+    from server_app.place import read_place
 
     token = os.environ.get("AUGFLOWER_WATCH_TOKEN", "")
     place = read_place(listen, token, os.environ.get("AUGFLOWER_WATCH_TOKEN_FILE", ""), "--listen")

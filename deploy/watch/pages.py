@@ -16,7 +16,7 @@ from deploy.research.runs import cell, row_of
 from server_app.monitoring.board import FOLDER
 from server_app.monitoring.guard import Guard, content_policy
 from server_app.monitoring.pages import SCRIPTS, drawing, private
-from server_app.monitoring.place import Place
+from server_app.place import Place
 from server_app.report.templates import LIBRARY, environment
 from server_app.runs.folder import META, RECORD
 from server_app.runs.record import read_meta

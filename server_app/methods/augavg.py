@@ -33,8 +33,8 @@ from pydantic import Field
 from common.methods.augavg import Down, Up
 from common.sgd import LocalSgd
 from common.tensors import Tensors
-from server_app.aggregation.averaging import Averaging
 from server_app.aggregation.replies import EMPTY
+from server_app.families.averaging import Averaging
 from server_app.knowledge.descent import Descent
 from server_app.method import Knowledge, MethodSettings, Replies, Saved, Setup
 

@@ -31,8 +31,8 @@ from common.models.widths import Group, Where, arranged, groups_of, part, salien
 from common.sgd import LocalSgd
 from common.task import hollow
 from common.tensors import Spec, Tensors
-from server_app.aggregation.averaging import Averaging
 from server_app.aggregation.expected import Expected, Part
+from server_app.families.averaging import Averaging
 from server_app.method import MethodSettings, Replies, Saved, Setup, Source
 from server_app.seeds import seed_for
 

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server_app.monitoring.place import Place, is_loopback
+from server_app.place import Place, is_loopback
 
 OPEN = frozenset({"/healthz", "/readyz"})
 """Paths that need no token, for they say nothing about a run."""

@@ -24,8 +24,8 @@ from starlette.types import ASGIApp
 from server_app.monitoring.board import Board
 from server_app.monitoring.guard import Guard, content_policy
 from server_app.monitoring.metrics import make_registry
-from server_app.monitoring.place import Place
 from server_app.monitoring.status import Status
+from server_app.place import Place
 from server_app.report.templates import LIBRARY, library
 
 SCRIPTS = "'self' 'unsafe-inline'"

@@ -13,8 +13,8 @@ from starlette.types import ASGIApp
 
 from server_app.monitoring.connections import BoundedProtocol
 from server_app.monitoring.pages import make_app
-from server_app.monitoring.place import Place
 from server_app.monitoring.status import Status
+from server_app.place import Place
 
 Notice = Callable[[str], None]
 _START, _STOP = 5.0, 3.0  # seconds

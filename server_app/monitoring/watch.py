@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from server_app.monitoring.callbacks import Callback, Follower, checked, named
 from server_app.monitoring.status import Status
+from server_app.settings import ServerSettings
 
 if TYPE_CHECKING:
-    from server_app.monitoring.place import Place
     from server_app.monitoring.server import LivePage
-
-
-class Wanted(Protocol):
-    """What of the server's settings says how runs are shown: see ``server_app/settings.py``."""
-
-    @property
-    def runs(self) -> Path:
-        """The folder of all runs."""
-
-    @property
-    def watch(self) -> Place | None:
-        """Where the live page is served; None for nowhere."""
-
-    @property
-    def callbacks(self) -> tuple[str, ...]:
-        """Names of who else is told."""
 
 
 class Watch:
@@ -42,7 +25,7 @@ class Watch:
 
     def __init__(
         self,
-        server: Wanted,
+        server: ServerSettings,
         notice: Callable[[str], None],
         callbacks: Sequence[str | Callback] | None = None,
     ) -> None:

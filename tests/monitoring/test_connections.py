@@ -14,8 +14,8 @@ import pytest
 
 from server_app.monitoring import connections
 from server_app.monitoring.connections import MOST, MOST_OF_ADDRESS
-from server_app.monitoring.place import Place
 from server_app.monitoring.server import LivePage
+from server_app.place import Place
 from tests.monitoring.made import begun
 
 TOKEN = "x" * 16

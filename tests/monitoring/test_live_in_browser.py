@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from server_app.monitoring.place import Place
 from server_app.monitoring.server import LivePage
 from server_app.monitoring.status import Status
 from server_app.monitoring.watch import Watch
+from server_app.place import Place
 from server_app.settings import ServerSettings
 from tests.monitoring.browser import OVERLAPS, PROGRAM, Browser
 from tests.monitoring.made import begun, close

@@ -9,8 +9,8 @@ import pytest
 
 from server_app.monitoring import board
 from server_app.monitoring.pages import make_app
-from server_app.monitoring.place import Place
 from server_app.monitoring.status import Status
+from server_app.place import Place
 from server_app.report.templates import LIBRARY
 from tests.monitoring.made import META, REASON, begun, close
 from tests.monitoring.visitor import Visitor

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import SettingsError
-from server_app.monitoring.place import Place
+from server_app.place import Place
 from server_app.settings import read_server_settings
 
 TOKEN = "correct-horse-battery"

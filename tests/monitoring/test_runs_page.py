@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deploy.watch.pages import make_app
-from server_app.monitoring.place import Place
 from server_app.monitoring.watch import Watch
+from server_app.place import Place
 from server_app.report.write import write_report
 from server_app.settings import ServerSettings
 from tests.conftest import ROOT

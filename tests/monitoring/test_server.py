@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from server_app.monitoring.place import Place
 from server_app.monitoring.server import LivePage
 from server_app.monitoring.status import Status
 from server_app.monitoring.watch import Watch
+from server_app.place import Place
 from server_app.runs.folder import RunFolder
 from server_app.settings import ServerSettings
 from tests.monitoring.made import begun, close
