@@ -27,10 +27,10 @@ def train(down: Down, device: Device) -> Up:
     vector, loss = local_sgd(theta, device.images, device.gradient, down.sgd, down.seed)
     buffers = device.model.buffers
     change = down.model.with_vector(vector.sub_(theta).numpy())
-    kept = remembered(device, "ditto", before=down.round) or (down.model, down.buffers)
+    kept = remembered(device, "ditto", before=down.round) or _fresh(down)
     sgd = down.sgd.model_copy(update={"epochs": down.own_epochs})
     own, own_loss = _held(down, device, kept, device.images, sgd, down.seed + 1)
-    remember(device, "ditto", own, device.model.buffers, down.round)
+    remember(device, "ditto", down.round, own=own, buffers=device.model.buffers)
     return Up(down.round, device.examples, loss, change, buffers, own_loss)
 
 
@@ -40,30 +40,29 @@ def personal(down: Down, device: Device, data: ClientData, steps: int) -> nn.Mod
     if kept is None:
         support = (data.support_images, data.support_labels)
         sgd = down.sgd.model_copy(update={"epochs": steps})
-        kept = (down.model, down.buffers)
+        kept = _fresh(down)
         if steps:
             own, _ = _held(down, device, kept, support, sgd, data.client + 1)
-            kept = (own, device.model.buffers)
-    device.model.load_tensors(kept[0])
-    device.model.load_buffers(kept[1])
+            kept = {"own": own, "buffers": device.model.buffers}
+    device.model.load_tensors(kept["own"])
+    device.model.load_buffers(kept["buffers"])
     return device.model.module
 
 
+def _fresh(down: Down) -> dict[str, Tensors]:
+    return {"own": down.model, "buffers": down.buffers}
+
+
 def _held(
-    down: Down,
-    device: Device,
-    start: tuple[Tensors, Tensors],
-    data: Batch,
-    sgd: LocalSgd,
-    seed: int,
+    down: Down, device: Device, start: dict[str, Tensors], data: Batch, sgd: LocalSgd, seed: int
 ) -> tuple[Tensors, float]:
     """SGD on F_i(v) + mu / 2 ||v - w^t||^2; the loss is without the second term."""
     theta = torch.tensor(down.model.vector)
-    device.start(start[1])
+    device.start(start["buffers"])
 
     def gradient(vector: Tensor, batch: Batch) -> tuple[Tensor, float]:
         slope, loss = device.gradient(vector, batch)
         return slope.add_(vector - theta, alpha=down.mu), loss
 
-    own, loss = local_sgd(torch.tensor(start[0].vector), data, gradient, sgd, seed)
+    own, loss = local_sgd(torch.tensor(start["own"].vector), data, gradient, sgd, seed)
     return down.model.with_vector(own.numpy()), loss

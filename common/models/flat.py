@@ -22,6 +22,7 @@ class FlatModel:
     ----------
     module: the network; its parameters are views into ``vector``.
     vector: all parameters, shape (d,), float32.
+    specs: name, shape and dtype of each parameter, in the order of ``vector``.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -29,7 +30,7 @@ class FlatModel:
         named = list(module.named_parameters())
         self.vector = torch.cat([p.detach().reshape(-1).float() for _, p in named])
         self._gradient = torch.zeros_like(self.vector)
-        self._specs = tuple((name, tuple(p.shape), "float32") for name, p in named)
+        self.specs = tuple((name, tuple(p.shape), "float32") for name, p in named)
         position = 0
         for _, parameter in named:
             size, shape = parameter.numel(), parameter.shape
@@ -59,7 +60,7 @@ class FlatModel:
     def parameters(self) -> Tensors:
         """The parameters as named tensors (a copy)."""
         vector = self.vector.numpy().copy()
-        return Tensors(self._specs, {"float32": vector} if vector.size else {})
+        return Tensors(self.specs, {"float32": vector} if vector.size else {})
 
     @property
     def buffers(self) -> Tensors:
