@@ -44,6 +44,12 @@ METHODS: dict[str, tuple[str, dict[str, Any], tuple[float, float] | None]] = {
     "Ditto": ("ditto", {"own-epochs": 1}, (97.47, 99.44)),
     "FedPer": ("fedper", {}, (97.44, 99.47)),
     "FedRep": ("fedrep", {"head-epochs": 1}, (97.56, 99.56)),
+    "FedALA": ("fedala", {}, (97.66, 99.57)),
+    "FedDBE": ("feddbe", {}, (97.69, 99.74)),
+    "GPFL": ("gpfl", {}, (97.81, 99.85)),
+    "FedCP": ("fedcp", {}, (97.89, 99.66)),
+    "MOON": ("moon", {}, None),
+    "pFedMe": ("pfedme", {}, (97.25, 99.35)),
 }
 """Title -> method, its settings beside local SGD, published accuracy: practical, pathological."""
 

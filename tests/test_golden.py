@@ -61,6 +61,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "fedala": of("fedala", LOCAL) | TESTED,
     "feddbe": of("feddbe", LOCAL) | TESTED,
     "moon": of("moon", LOCAL),
+    "gpfl": of("gpfl", LOCAL) | TESTED,
+    "fedcp": of("fedcp", LOCAL) | TESTED,
     "per_fedavg": of("per_fedavg", {"alpha": 0.05, "beta": 0.05, "steps": 2, "batch-size": 8}),
     "transfer": of("transfer", {}) | LABELS,
     "augavg": of("augavg", LOCAL) | LABELS,

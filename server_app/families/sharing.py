@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from common.models import FlatModel
 from common.tensors import Tensors
 from server_app.aggregation.expected import Exactly, Expected, Vector
 from server_app.families.averaging import Averaging
+from server_app.families.fit import seeded
 from server_app.method import Replies, Saved, Setup
 
 
@@ -30,8 +32,17 @@ class Sharing(Averaging):
     def __init__(self, settings: Any, setup: Setup) -> None:
         super().__init__(settings, setup)
         assert setup.task is not None
-        self.own = with_buffers(module := setup.task.build(), self.keeps(module))
-        self.network, self.model = setup.model, None  # type: ignore[assignment]
+        run = FlatModel(setup.task.build())
+        run.load_tensors(setup.model)
+        run.load_buffers(setup.buffers)
+        whole = FlatModel(seeded(lambda: self.extend(run.module), setup.seed))
+        self.own = with_buffers(whole.module, self.keeps(whole.module))
+        self.network, self.buffers = whole.parameters, whole.buffers
+        self.model = None  # type: ignore[assignment]
+
+    def extend(self, network: nn.Module) -> nn.Module:
+        """The network that clients train, by default the run's."""
+        return network
 
     def keeps(self, module: nn.Module) -> set[str]:
         """Names of the parameters that clients keep to themselves."""
@@ -39,7 +50,7 @@ class Sharing(Averaging):
 
     def broadcast(self, round: int, client: int, **more: Any) -> Any:
         """The network, and which part of it a client replaces by its own."""
-        return super().broadcast(round, client, model=self.network, **more)
+        return super().broadcast(round, client, **{"model": self.network, **more})
 
     def expects(self, client: int) -> Expected:
         """A change of the shared part, and its statistics."""

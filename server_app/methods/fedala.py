@@ -11,7 +11,7 @@ from pydantic import Field
 from common.methods.fedala import Down, Up
 from common.models.parts import top_names
 from common.sgd import LocalSgd
-from server_app.aggregation.averaging import Averaging
+from server_app.families.averaging import Averaging
 from server_app.method import MethodSettings, Replies, Setup
 
 

@@ -12,9 +12,9 @@ from common.methods.feddbe import Down, Up
 from common.models.parts import feature_size
 from common.sgd import LocalSgd
 from common.tensors import Tensors
-from server_app.aggregation.averaging import Averaging
 from server_app.aggregation.expected import Exactly, Expected
 from server_app.aggregation.replies import EMPTY
+from server_app.families.averaging import Averaging
 from server_app.method import MethodSettings, Replies, Saved, Setup
 
 

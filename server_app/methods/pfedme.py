@@ -9,7 +9,7 @@ from pydantic import Field
 
 from common.methods.pfedme import Down, Up
 from common.sgd import LocalSgd
-from server_app.aggregation.averaging import Averaging
+from server_app.families.averaging import Averaging
 from server_app.method import MethodSettings, Replies
 
 

@@ -253,7 +253,7 @@ def summary(round: int, rounds: int, line: dict[str, Any]) -> str:
     parts = [f"round {round:>{len(str(rounds))}}/{rounds}"]
     if "asked" in line:
         parts.append(f"{line['replies']}/{line['asked']} replies")
-        if line["asked"] and not line["method"]:
+        if line["asked"] and not line["method"] and not line["train"]:
             parts.append("void, the model stays")
     if line.get("method", {}).get("fell_back"):
         parts.append("fell back to the best model so far")

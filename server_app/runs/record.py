@@ -188,7 +188,7 @@ class Round(_Record):
     @property
     def void(self) -> bool:
         """Whether too few replies came to change the model."""
-        return self.asked > 0 and not self.method
+        return self.asked > 0 and not self.method and not self.train
 
     @property
     def fell_back(self) -> bool:

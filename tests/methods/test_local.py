@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,6 +12,7 @@ import torch.nn.functional as F
 from client_app.methods import local
 from common.models import FlatModel
 from server_app.methods import local as half
+from server_app.runs.record import read_run
 from tests.personal import SGD, TASK, answers, device, run, server
 
 
@@ -48,3 +52,10 @@ def test_a_new_client_trains_on_its_support_images():
     support = one.clients[0].support_images, one.clients[0].support_labels
     with torch.no_grad():
         assert F.cross_entropy(after.eval()(support[0]), support[1]) < 0.5
+
+
+def test_a_round_that_changes_nothing_at_the_server_is_not_void(small_run: Callable[..., Path]):
+    said: list[str] = []
+    folder = small_run("local", notice=said.append)
+    assert not any("void" in line for line in said)
+    assert not any(record.void for record in read_run(folder).rounds)
