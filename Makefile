@@ -38,7 +38,7 @@ hashes: ## hashes.txt of what an environment is made of; make HASHES=hashes.txt 
 	  --constraint constraints.txt '.[dev]'
 	$(BIN)/python deploy/hashes.py < $(VENV)/report.json > hashes.txt
 
-demo: setup ## A fleet on this machine: AugFL, FedAvg and either half of AugFL alone, and a page
+demo: setup ## A fleet on this machine: fleet and server, alone and together, and a page
 	@$(BIN)/augflower demo
 
 check: setup ## Style, types and import contracts

@@ -20,7 +20,6 @@ import contextlib
 import json
 import shutil
 from io import StringIO
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +57,9 @@ ANSWERS = {"knowledge.cross-entropy": 0.0, "knowledge.crd": 0.0, "knowledge.kl":
 RATES = [0.02, 0.05, 0.1]
 LOCAL = [0.1, 0.2, 0.4]
 LAMBDAS = [0.2, 1.0, 5.0]
-FINE = list(product((1, 5, 20, 50), (0.02, 0.05, 0.1, 0.2)))
-"""Steps and rates of fine-tuning on the support set."""
+STEPS = (1, 5, 20, 50)
+FINE = [(steps, rate) for rate in (0.02, 0.05, 0.1, 0.2) for steps in STEPS]
+"""Steps and rates of fine-tuning on the support set, each rate's from the fewest to the most."""
 
 METHODS: dict[str, tuple[dict[str, Any], str, list[Any]]] = {
     "Untrained": ({"method": "fedavg", "rounds": 0}, "fedavg.sgd.lr", [0.05]),
@@ -212,12 +212,14 @@ def fine_tuned(vector: torch.Tensor, config: dict[str, Any]) -> list[float]:
     images = load(settings.name, image_size=settings.image_size, channels=settings.channels)
     parts = plan(images.labels, settings)
     model = FlatModel(build("cnn-tiny", classes=10, channels=1, image_size=settings.image_size))
-    right, asked = np.zeros(len(FINE)), 0
+    right, asked, adapted = np.zeros(len(FINE)), 0, vector
     for number in parts.targets:
         client = client_data(images, parts.clients[number], number)
         support = (client.support_images, client.support_labels)
         for at, (steps, rate) in enumerate(FINE):
-            adapted = adapt(model, vector, support, rate, steps)
+            begun = 0 if steps == STEPS[0] else FINE[at - 1][0]
+            start = adapted if begun else vector
+            adapted = adapt(model, start, support, rate, steps - begun)
             right[at] += judge(model, adapted, client, "support")[0]
         asked += len(client.query_labels)
     return (100 * right / asked).tolist()

@@ -79,7 +79,7 @@ def demo(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each run.")] = 10,
     folder: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/demo"),
 ) -> None:
-    """Start a fleet on this machine and compare AugFL with FedAvg and with either half alone."""
+    """Start a fleet on this machine and compare fleet and server, alone and together."""
     from deploy.demo import demo as run_demo
 
     run_demo(rounds, folder, console)

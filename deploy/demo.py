@@ -1,4 +1,4 @@
-"""The demo: a real fleet on loopback, AugFL beside what it must beat, and one page.
+"""The demo: a real fleet on loopback, fleet and server alone and together, and one page.
 
 The server has images of five of the ten digits only, and so has its private model. What it knows it
 transfers; the other five are the devices' to teach.
@@ -42,16 +42,16 @@ KNOWLEDGE: dict[str, Any] = {
     "knowledge.batch-size": 128,
 }
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
-    "fedavg": ("FedAvg", {"method": "fedavg"}),
-    "without": ("AugFL without the private model", {"augfl.lambda": 0.0}),
-    "transfer": ("Transfer alone, no device trains", {"method": "transfer"}),
-    "with": ("AugFL with the private model", {}),
+    "fedavg": ("The fleet alone: FedAvg", {"method": "fedavg"}),
+    "transfer": ("The server alone: transfer, no device trains", {"method": "transfer"}),
+    "augfl": ("Both: AugFL", {"method": "augfl"}),
+    "augavg": ("Both: AugAvg", {"method": "augavg"}),
 }
 """Name of a run -> its title and its settings beside those that all share."""
 
 
 def demo(rounds: int, folder: Path, console: Console) -> Path:
-    """Train the private model, start the fleet, run both, compare; returns the page.
+    """Train the private model, start the fleet, run all four, compare; returns the page.
 
     Raises
     ------

@@ -37,12 +37,12 @@ def left_behind(folder: Path) -> list[str]:
     return found
 
 
-def test_both_runs_end_and_are_compared(tmp_path: Path):
+def test_all_runs_end_and_are_compared(tmp_path: Path):
     process = start(tmp_path, 2)
     output, _ = process.communicate(timeout=280)
     assert process.returncode == 0, output
     (folder,) = tmp_path.iterdir()
-    for name, private in (("without", False), ("with", True)):
+    for name, private in (("fedavg", False), ("augavg", True)):
         meta = json.loads((folder / name / "run.json").read_text())
         assert meta["status"] == "finished"
         assert meta["private_model"] is private
@@ -64,7 +64,7 @@ def test_both_runs_end_and_are_compared(tmp_path: Path):
 def test_ctrl_c_leaves_nothing(tmp_path: Path):
     process = start(tmp_path, 50)
     end = time.monotonic() + 150
-    while not list(tmp_path.glob("*/without/metrics.jsonl")) and time.monotonic() < end:
+    while not list(tmp_path.glob("*/fedavg/metrics.jsonl")) and time.monotonic() < end:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
