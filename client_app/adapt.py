@@ -13,6 +13,7 @@ from client_app.device import Device
 from common.data.client import ClientData
 from common.evaluation import Down, Up
 from common.models import FlatModel
+from common.tensors import Tensors
 
 Personal = Callable[[Any, Device, ClientData, int], nn.Module]
 """(down, device, data, steps) -> what a client would use now, from images to scores of classes."""
@@ -32,6 +33,30 @@ def adapt(
         slope, _ = model.gradient(lambda: F.cross_entropy(model.module(images), labels))
         vector.sub_(slope, alpha=alpha)
     return vector
+
+
+def in_use(
+    model: FlatModel,
+    theta: Tensor,
+    buffers: Tensors,
+    data: ClientData,
+    alpha: float,
+    steps: int,
+    statistics: str,
+) -> nn.Module:
+    """The network that a client would use: adapted, and with BatchNorm statistics that last.
+
+    Those of a "query" batch do not; the support images' take their place.
+    """
+    model.load_buffers(buffers)
+    vector = adapt(model, theta, (data.support_images, data.support_labels), alpha, steps)
+    model.load_buffers(buffers)
+    model.load(vector)
+    norms = [layer for layer in model.module.modules() if isinstance(layer, _NORMS)]
+    if norms and statistics != "running":
+        with torch.no_grad():
+            _take_statistics(model.module, norms, data.support_images)
+    return model.module.eval()
 
 
 def judge(model: FlatModel, vector: Tensor, data: ClientData, statistics: str) -> tuple[int, float]:

@@ -14,6 +14,8 @@ from client_app.adapt import evaluate, evaluate_personal
 from client_app.device import Device, open_device
 from client_app.kept import note
 from client_app.measure import measured
+from client_app.serving import keep
+from client_app.settings import read_node_config
 from common import enrolment, evaluation, registry
 from common.config import RunSettings, other_sections, read_run_config
 from common.errors import WireError
@@ -26,10 +28,14 @@ app = ClientApp()
 Handler = Callable[[Any, Device], object]
 
 
-def _answer(message: Message, context: Context, contract: Any, handler: Handler) -> Message:
+def _answer(
+    message: Message, context: Context, contract: Any, handler: Handler, half: Any = None
+) -> Message:
     settings = read_run_config(context.run_config, other_sections(context.run_config))
     down = unpack(contract.Down, message.content)
     device = open_device(context, settings, getattr(down, "token", ""))
+    if folder := read_node_config(context.node_config).serving:
+        keep(folder, device, down, settings, half)
     return Message(pack(handler(down, device)), reply_to=message)
 
 
@@ -65,7 +71,7 @@ def _register(method: str) -> None:
     def _(message: Message, context: Context) -> Message:
         contract = registry.load(common.methods, method)
         half = registry.load(client_app.methods, method)
-        return _answer(message, context, contract, half.train)
+        return _answer(message, context, contract, half.train, half)
 
     @app.evaluate(method)
     def _(message: Message, context: Context) -> Message:
@@ -76,7 +82,7 @@ def _register(method: str) -> None:
         def handler(down: Any, device: Device) -> object:
             return evaluate_personal(half.personal, down, device, settings.evaluation.steps)
 
-        return _answer(message, context, contract, handler)
+        return _answer(message, context, contract, handler, half)
 
 
 for _method in registry.names(client_app.methods):

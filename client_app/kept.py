@@ -32,15 +32,20 @@ _OWN = "own-model"
 
 def note(device: Device, settings: RunSettings) -> None:
     """Note how the device's own model is used; nothing is written where it is known."""
+    card = card_of(device, settings)
+    kept = device.memory.read(_NAME)
+    if kept is None or kept[1].get(_OWN) != device.own_model or _card(kept[1]) != card:
+        device.memory.write(_NAME, {}, {**asdict(card), _OWN: device.own_model})
+
+
+def card_of(device: Device, settings: RunSettings) -> Card:
+    """How the run's model is used on this device."""
     data, judged = settings.data, settings.evaluation
-    card = Card(
+    return Card(
         settings.model, device.classes, data.channels, data.image_size,
         *moments(data.name, data.channels), judged.alpha, judged.steps, judged.statistics,
         settings.method, settings.run_name,
     )  # fmt: skip
-    kept = device.memory.read(_NAME)
-    if kept is None or kept[1].get(_OWN) != device.own_model or _card(kept[1]) != card:
-        device.memory.write(_NAME, {}, {**asdict(card), _OWN: device.own_model})
 
 
 def own_model(folder: Path, down: object | None = None) -> tuple[nn.Module, Card]:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from common.config import DataSettings, Settings, parse
 from common.errors import SettingsError
+from common.serving import FOLDER
 
 
 class NodeSettings(Settings):
@@ -30,10 +31,20 @@ class NodeSettings(Settings):
     width: float = Field(
         0.0, ge=0, le=1, description="Share of the network to train, for raffm; 0: as it can hold."
     )
+    serve: bool = Field(False, description="Keep the newest model for augflower serve.")
     teachers: str = Field("", description="TOML file of this device's own foundation models.")
     threads: int = Field(0, ge=0, le=1024, description="Threads of PyTorch; 0 leaves its choice.")
     partition_id: int = Field(-1, ge=-1, description="Set by Flower's simulation.")
     num_partitions: int = Field(0, ge=0, description="Set by Flower's simulation.")
+
+    @property
+    def serving(self) -> Path | None:
+        """Where the newest model is kept for ``augflower serve``, if it is."""
+        if not self.serve:
+            return None
+        if not self.state_folder:
+            raise SettingsError("node-config serve=true needs a state-folder to keep the model in")
+        return Path(self.state_folder).expanduser() / FOLDER
 
     @property
     def folder(self) -> Path | None:

@@ -338,6 +338,16 @@ def node(context: typer.Context) -> None:
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
+def serve(context: typer.Context) -> None:
+    """Have the newest model of a run answer on this device."""
+    # A process of its own, which has no Flower and no torch in memory.
+    os.execv(sys.executable, [sys.executable, "-m", "deploy.serving", *context.args])
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
 def superlink(context: typer.Context) -> None:
     """Be the middle of a fleet: Flower's SuperLink, adapted to many devices."""
     from deploy.superlink import main as run_superlink

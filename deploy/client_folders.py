@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from common.data.catalogue import slug
-from common.data.image_folder import list_classes
+from common.data.image_files import list_classes, slug
 from common.errors import DataError, SettingsError
 
 LARGEST = 32

@@ -9,45 +9,26 @@ the file: in ONNX as the metadata entry ``augflower``, in TorchScript as the ext
 from __future__ import annotations
 
 import io
-import json
-import logging
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from client_app.kept import own_model
 from common.errors import ModelError
 from common.files import write_atomic
 from common.modelfile import Card, load_model, model_bytes, named
 from common.models.widths import at_width, by_salience, cut, groups_of, name_and_width
+from common.packaged import Packaged, card_text, example, onnx_bytes
+from common.serving import CARD
 from deploy.model_file import model_file, newcomer
 
 Format = Literal["onnx", "torchscript", "safetensors"]
 
 SUFFIX: dict[Format, str] = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
-CARD = "augflower"
-
-
-class Packaged(nn.Module):
-    """A network with its preprocessing before it and softmax behind it."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, card: Card) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(card.mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(card.std).view(1, -1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """uint8 (n, c, h, w) to probabilities (n, classes)."""
-        scaled = (images.float() / 255 - self.mean) / self.std
-        return torch.softmax(self.network(scaled), 1)
 
 
 def export_model(
@@ -129,10 +110,7 @@ def _own_model(device: Path, run: Path | None) -> tuple[nn.Module, Card]:
 def _written(module: nn.Module, card: Card, kind: Format) -> bytes:
     if kind == "safetensors":
         return model_bytes(*named(module, card), card)
-    packaged = Packaged(module, card).eval()
-    example = torch.zeros(2, card.channels, card.image_size, card.image_size, dtype=torch.uint8)
-    write = _onnx if kind == "onnx" else _torchscript
-    return write(packaged, example, json.dumps(asdict(card), ensure_ascii=False))
+    return onnx_bytes(module, card) if kind == "onnx" else _torchscript(module, card)
 
 
 def load_packaged(path: Path) -> tuple[Packaged, Card]:
@@ -147,38 +125,11 @@ def load_packaged(path: Path) -> tuple[Packaged, Card]:
     return Packaged(model.module, card).eval(), card
 
 
-def _onnx(packaged: nn.Module, example: Tensor, card: str) -> bytes:
-    try:
-        import onnxscript  # noqa: F401  # torch.onnx needs it, and says so far less clearly
-    except ImportError as error:
-        raise ModelError("export to ONNX needs: pip install 'augflower[export]'") from error
-    count = torch.export.Dim("n", min=1)
-    schemas = logging.getLogger("torch.onnx._internal.exporter._schemas")
-    level = schemas.level
-    schemas.setLevel(logging.ERROR)  # it warns of operators that no classifier has
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            program = torch.onnx.export(
-                packaged,
-                (example,),
-                dynamo=True,
-                verbose=False,
-                dynamic_shapes=({0: count},),
-                input_names=["images"],
-                output_names=["probabilities"],
-            )
-    finally:
-        schemas.setLevel(level)
-    assert program is not None
-    program.model.metadata_props[CARD] = card
-    return program.model_proto.SerializeToString()
-
-
-def _torchscript(packaged: nn.Module, example: Tensor, card: str) -> bytes:
-    file = io.BytesIO()
+def _torchscript(module: nn.Module, card: Card) -> bytes:
+    file, packaged = io.BytesIO(), Packaged(module, card).eval()
     with warnings.catch_warnings():
         # Deprecated in favour of torch.export, but what LibTorch and torch.jit.load read.
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.save(torch.jit.trace(packaged, example), file, _extra_files={CARD: card})
+        traced = torch.jit.trace(packaged, example(card))
+        torch.jit.save(traced, file, _extra_files={CARD: card_text(card)})
     return file.getvalue()

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.data.image_folder import SUFFIXES, decode, list_all_images
+from common.data.image_files import SUFFIXES, decode, list_all_images
 from common.errors import DataError, ModelError
-from deploy.export import CARD, load_packaged
+from common.serving import CARD
+from deploy.export import load_packaged
 from deploy.model_file import model_file
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

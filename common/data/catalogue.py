@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from dataclasses import dataclass
 
 from common.data import own
@@ -124,8 +123,3 @@ def moments(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, .
     if channels == 1:
         return (grey(facts.mean),), (grey(facts.std),)
     return facts.mean * channels, facts.std * channels
-
-
-def slug(text: str) -> str:
-    """A name reduced to lower-case letters and digits, to compare names of folders and classes."""
-    return re.sub(r"[\W_]+", "", text.casefold())

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from common.config import DataSettings
-from common.data.catalogue import moments, slug
-from common.data.image_folder import decode, list_classes
+from common.data.catalogue import moments
+from common.data.image_files import decode, list_classes, slug
 from common.data.images import Indices, LabelledImages, Pixels
 from common.data.plan import ClientSplit
 from common.errors import DataError

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from common.data import cifar, download, embedded, idx, image_folder, own, tiny_imagenet
-from common.data.catalogue import Known, known, moments, slug
+from common.data.catalogue import Known, known, moments
+from common.data.image_files import slug
 from common.data.images import LabelledImages, Raw
 from common.errors import DataError
 

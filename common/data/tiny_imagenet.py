@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.image_folder import list_images, reader
+from common.data.image_files import list_images
+from common.data.image_folder import reader
 from common.data.images import Raw
 from common.errors import DataError
 

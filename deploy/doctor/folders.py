@@ -6,10 +6,9 @@ import os
 import tempfile
 from pathlib import Path
 
+from common.data.image_files import SUFFIXES
 from deploy.doctor.finding import Finding, error, ok
 
-# As in common.data.image_folder, which needs torch; the doctor must do without.
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 NETWORK_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"}
 
 

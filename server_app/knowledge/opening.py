@@ -10,7 +10,7 @@ import numpy as np
 
 from common.config import DataSettings, RunSettings
 from common.data.folder import load_folder_split
-from common.data.image_folder import decode, list_all_images, list_images
+from common.data.image_files import decode, list_all_images, list_images
 from common.data.images import Indices, Pixels
 from common.data.load import load
 from common.data.plan import plan

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from common.data import embedded
-from common.data.catalogue import KNOWN, moments, slug
+from common.data.catalogue import KNOWN, moments
+from common.data.image_files import slug
 from common.data.images import fit
 from common.data.load import load
 from common.errors import DataError

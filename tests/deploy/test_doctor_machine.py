@@ -11,9 +11,9 @@ import torch
 from rich.console import Console
 
 from client_app.teachers import weights
-from common.data import image_folder
+from common.data import image_files
 from common.models import build
-from deploy.doctor import folders, processor, widths
+from deploy.doctor import processor, widths
 from deploy.doctor.board import check_temperature, check_throttling
 from deploy.doctor.finding import Finding, error, exit_code, ok, skipped, to_json, warning
 from deploy.doctor.folders import check_data_folder, check_database_folder, check_state_folder
@@ -237,11 +237,10 @@ def images(folder: Path, **counts: int) -> Path:
 
 
 def test_the_doctor_counts_the_same_files_as_the_data_code(tmp_path: Path):
-    assert folders.SUFFIXES == image_folder.SUFFIXES
     images(tmp_path, cat=3, dog=2)
     (tmp_path / "cat/notes.txt").write_text("x")
     (tmp_path / "cat/.hidden.png").write_text("x")
-    counted = sum(len(files) for files in image_folder.list_classes(tmp_path).values())
+    counted = sum(len(files) for files in image_files.list_classes(tmp_path).values())
     finding = only(check_data_folder(tmp_path))
     assert (finding.status, counted) == ("ok", 5)
     assert "5 images of 2 classes" in finding.cause
