@@ -1,12 +1,11 @@
 """Many devices in one process, which compute nothing: what a SuperLink has to bear, and no more.
 
 Each has a key of its own and speaks Flower's Fleet API call for call as the SuperNode of
-``augflower node`` does, with the same waits between two looks (``deploy.sleeps``) and for parts
-that are on their way (``common.backoff``); it makes a call again after an error of the moment. It
-introduces itself as a device with images of its own, and answers ``train.fedavg`` with a small
-random change of the model, which the gate accepts. Two things differ: a signature serves for 100 s,
-where a device signs each call (0.4 ms of its own time; what the server has to check is the same),
-and devices share up to 64 connections.
+``augflower node`` does, with the same waits between two looks (``deploy.sleeps``,
+``deploy.fleet_calls``) and for parts that are on their way (``common.backoff``); it makes a call
+again after an error of the moment. It introduces itself as a device with images of its own, and
+answers ``train.fedavg`` with a small random change of the model, which the gate accepts. One thing
+differs: devices share up to 64 connections.
 
     python -m benchmarks.fake_devices 127.0.0.1:9092 50 --classes x,y --stats stats.json
 """
@@ -69,11 +68,10 @@ from common import enrolment
 from common.backoff import FIRST, LONGEST
 from common.methods import fedavg
 from common.wire import pack, unpack
+from deploy.fleet_calls import SIGNED_FOR, Advice
 from deploy.recovery import RETRIED
 from deploy.sleeps import Patience
 
-SIGNED_FOR = 100.0
-"""Seconds for which a signature serves; Flower accepts it for five minutes."""
 CHANNELS = 64
 LONGEST_WAIT = 20.0
 """Seconds between two tries of a call at most, as in Flower."""
@@ -102,14 +100,15 @@ class FakeDevice:
         self._node = Node(node_id=(await self._call("ActivateNode", request)).node_id)
         self._counts["online"] += 1
         beating = asyncio.create_task(self._beat())
-        idle = Patience(0.05, 3.0)
+        idle, advice = Patience(0.05, 3.0), Advice()
         try:
             while True:
                 answer = await self._call(
                     "PullMessages", fleet.PullMessagesRequest(node=self._node)
                 )
+                advice.hear(answer)
                 if not answer.messages_list:
-                    await asyncio.sleep(idle.rest())
+                    await asyncio.sleep(idle.rest() if advice.rest is None else advice.rest)
                     continue
                 # A run that has ended: what is left of its messages is of no use.
                 with contextlib.suppress(_RunEnded):

@@ -8,6 +8,7 @@ has the size of the architecture. All share the machine, so trust ratios and CPU
     python -m benchmarks.fleet_size --devices 50 --state database --without database
     python -m benchmarks.fleet_size --devices 50 --model resnet8x4-gn --size 32
     python -m benchmarks.fleet_size --devices 200 --fraction 0.1
+    python -m benchmarks.fleet_size --devices 2000 --idle 60 --state memory database
 """
 
 from __future__ import annotations
@@ -122,20 +123,86 @@ def measure(size: Size) -> Found:
             home, real, database=size.database, without=size.without,
             server_environment=server, notice=console.print,
         ) as fleet:  # fmt: skip
-            stats = home / "stats.json"
-            fakes = Process(
-                "fake devices",
-                [sys.executable, "-m", "benchmarks.fake_devices", fleet.fleet_address,
-                 str(size.devices), "--classes", ",".join(CLASSES), "--stats", str(stats)],
-                flower_environment(home / "fakes", 1), fleet.log("fakes"),
-            )  # fmt: skip
-            fakes.start()
+            fakes, stats = _fakes(fleet, home, size.devices)
             try:
                 found = _run(fleet, fakes, size, home / "runs" / "fleet" / "metrics.jsonl", stats)
             finally:
                 stop_all([fakes], 5)
         found.logs = [fleet.log(device.name).read_text() for device in real]
         return found
+
+
+@dataclass
+class Idle:
+    """What devices cost while no run is there.
+
+    Attributes
+    ----------
+    cpu: share of a core that the SuperLink takes.
+    looks, beats: calls for messages, and heartbeats, a second.
+    """
+
+    cpu: float
+    looks: float
+    beats: float
+    memory: float
+    failed: dict[str, int]
+    lost: int
+
+
+def rest(size: Size, settled: float, seconds: float) -> Idle:
+    """Let devices be there, and look from ``settled`` seconds after the last has come on.
+
+    Raises
+    ------
+    FleetError: a process ended.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        with Fleet(
+            home, [], database=size.database, without=size.without, notice=console.print
+        ) as fleet:
+            fakes, stats = _fakes(fleet, home, size.devices)
+            try:
+                while not stats.exists() or _read(stats).get("online", 0) < size.devices:
+                    fakes.check()
+                    time.sleep(0.5)
+                console.print(f"{size.devices} devices are there")
+                time.sleep(settled)
+                link = fleet.pids("superlink")
+                before, cpu, begun = _read(stats), _cpu(link), time.monotonic()
+                time.sleep(seconds)
+                took = time.monotonic() - begun
+                after, share = _read(stats), (_cpu(link) - cpu) / took
+                fakes.check()
+                calls = {name: (after[name] - before.get(name, 0)) / took for name in after}
+                return Idle(
+                    share, calls["PullMessages"], calls.get("SendNodeHeartbeat", 0.0),
+                    _memory(link), _failed(after), after["ended"],
+                )  # fmt: skip
+            finally:
+                stop_all([fakes], 5)
+
+
+def _fakes(fleet: Fleet, home: Path, devices: int) -> tuple[Process, Path]:
+    stats = home / "stats.json"
+    fakes = Process(
+        "fake devices",
+        [sys.executable, "-m", "benchmarks.fake_devices", fleet.fleet_address, str(devices),
+         "--classes", ",".join(CLASSES), "--stats", str(stats)],
+        flower_environment(home / "fakes", 1), fleet.log("fakes"),
+    )  # fmt: skip
+    fakes.start()
+    return fakes, stats
+
+
+def _read(stats: Path) -> dict[str, int]:
+    found: dict[str, int] = json.loads(stats.read_text())
+    return found
+
+
+def _failed(counts: dict[str, int]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if name.partition(" ")[0].isupper()}
 
 
 def _real_device(home: Path, number: int, size: int) -> NodeSpec:
@@ -165,7 +232,7 @@ def _run(fleet: Fleet, fakes: Process, size: Size, record: Path, stats: Path) ->
         if lines > len(marks):
             link, app = fleet.pids("superlink"), fleet.pids("superexec")
             marks.extend([(time.monotonic(), _cpu(link), _cpu(app))] * (lines - len(marks)))
-            counts.append(json.loads(stats.read_text()))
+            counts.append(_read(stats))
             memory[:] = [_memory(link), _memory(app)]
             console.print(f"line {lines} of the record")
 
@@ -197,7 +264,7 @@ def _run(fleet: Fleet, fakes: Process, size: Size, record: Path, stats: Path) ->
         link=link,
         app=app,
         memory=(memory[0], memory[1]),
-        failed={name: count for name, count in last.items() if name.partition(" ")[0].isupper()},
+        failed=_failed(last),
         lost=last["ended"],
         early=between.get("parts asked for too early", 0) / asked,
         calls=sum(between.get(name, 0) for name in CALLS) / (size.devices * size.fraction) / asked,
@@ -237,6 +304,12 @@ HEAD = (
 )
 
 
+HEAD_IDLE = (
+    "| devices | state | without | idle for, s | SuperLink, of a core | looks a second "
+    "| heartbeats a second | MiB | failed calls |\n|---:|---|---|---:|---:|---:|---:|---:|---|"
+)
+
+
 def row(size: Size, found: Found) -> str:
     """A line of the table in Markdown."""
     state = "database" if size.database else "memory"
@@ -264,7 +337,24 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=28, help="height and width of images, pixels")
     parser.add_argument("--fraction", type=float, default=1.0, help="share asked a round")
     parser.add_argument("--real", type=int, default=0, help="real devices beside the fake ones")
+    parser.add_argument("--idle", type=float, default=0, help="without a run, so many seconds")
+    parser.add_argument("--settled", type=float, default=30, help="seconds before them")
     options = parser.parse_args()
+    if options.idle:
+        print(HEAD_IDLE)
+        for devices in options.devices:
+            for state in options.state:
+                size = Size(devices, state == "database", options.without)
+                found = rest(size, options.settled, options.idle)
+                failed = "; ".join(f"{n} {name}" for name, n in sorted(found.failed.items()))
+                print(
+                    f"| {devices} | {state} | {options.without or '-'} | {options.settled:.0f} "
+                    f"| {found.cpu:.1%} | {found.looks:.0f} | {found.beats:.0f} "
+                    f"| {found.memory:.0f} | {failed or 'none'}; {found.lost} lost |",
+                    flush=True,
+                )
+        print(f"\nOver {options.idle:.0f} s · flwr {version('flwr')} · {footer(COMMAND)}")
+        return
     print(HEAD)
     for devices in options.devices:
         for state in options.state:

@@ -38,8 +38,10 @@ class Adaptation:
 
 def adapt(adaptations: Iterable[Adaptation]) -> None:
     """Make each change for which Flower is the known one, and say which are not made."""
-    for adaptation in adaptations:
-        if found := adaptation.differences():
+    # All are compared before any is made: two may change the same function.
+    compared = [(adaptation, adaptation.differences()) for adaptation in adaptations]
+    for adaptation, found in compared:
+        if found:
             _log.warning(
                 "Flower's %s differ from those of flwr 1.39.0: without the adaptation %r, %s",
                 ", ".join(found),

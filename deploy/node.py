@@ -35,6 +35,7 @@ from deploy.doctor.address import split_address
 from deploy.doctor.finding import Finding
 from deploy.doctor.patient import Device
 from deploy.environment import flower_environment
+from deploy.fleet_calls import Advice, fleet_calls
 from deploy.provision.loopback import require_loopback
 from deploy.recovery import leave, recovery
 from deploy.sleeps import differences, quicken_supernode
@@ -266,9 +267,10 @@ def _supernode(
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
     start_parent_process_monitor(parent)
-    adapt([recovery(online)])
+    advice = Advice()
+    adapt([recovery(online), fleet_calls(advice)])
     if ring is not None:
-        quicken_supernode(ring)
+        quicken_supernode(ring, advice)
     sys.argv = ["flower-supernode", *arguments]
     code: object = 1
     try:

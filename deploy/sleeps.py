@@ -4,10 +4,11 @@ A SuperNode of Flower 1.39 asks for work every 3 s and looks for a finished repl
 whatever happens; it learns only after a minute that a ClientApp was killed; and where a run ends
 while its message is on the way, it sends that message's reply instead of the next one's.
 ``quicken_supernode`` changes five things inside one SuperNode process: both waits become a
-``Patience``, the executor is told at once that a message has come, a ClientApp's end without a
-reply is answered at once with Flower's own error for a crash, messages of runs that have ended are
-forgotten, and parts of messages are asked for sooner. It is meant only for functions that are,
-letter for letter, those it was written for, which ``differences`` tells.
+``Patience``, unless the SuperLink says how long to wait for messages; the executor is told at once
+that a message has come, a ClientApp's end without a reply is answered at once with Flower's own
+error for a crash, messages of runs that have ended are forgotten, and parts of messages are asked
+for sooner. It is meant only for functions that are, letter for letter, those it was written for,
+which ``differences`` tells.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from common.backoff import shorten_backoff
 from deploy.adaptation import changed
+from deploy.fleet_calls import Advice
 
 FINGERPRINTS = {
     "start_client_internal": "bb3df95a5f63b9849fef3ba5fac74c1d01677207e268c37d6895fb6d14399eff",
@@ -78,13 +80,18 @@ def differences() -> list[str]:
     return changed(_adapted(), FINGERPRINTS)
 
 
-def quicken_supernode(bell: Connection) -> None:
+def quicken_supernode(bell: Connection, advice: Advice) -> None:
     """Adapt the SuperNode of this process, which runs nothing else, before it starts.
 
-    Only where ``differences`` finds none. ``bell`` is rung for each message that comes in.
+    Only where ``differences`` finds none.
+
+    Parameters
+    ----------
+    bell: is rung for each message that comes in.
+    advice: what the SuperLink says of when to ask for messages again.
     """
     shorten_backoff()
-    _shorten_waits()
+    _shorten_waits(advice)
     _forget_abandoned_messages()
     _ring_for_messages(bell)
     _answer_for_the_dead()
@@ -123,7 +130,7 @@ def _ring_for_messages(bell: Connection) -> None:
     InMemoryNodeState.store_message = store_message  # type: ignore[method-assign]
 
 
-def _shorten_waits() -> None:
+def _shorten_waits(advice: Advice) -> None:
     from flwr.supernode import start_client_internal as loop
 
     idle, reply = Patience(0.05, 3.0), Patience(0.02, 0.5)
@@ -132,7 +139,7 @@ def _shorten_waits() -> None:
     def sleep(seconds: float) -> None:
         if seconds > between_looks:
             # No message was there. The wait for a reply, when one comes, starts anew.
-            time.sleep(idle.rest())
+            time.sleep(idle.rest() if advice.rest is None else advice.rest)
             reply.reset()
         else:
             # A ClientApp is at work: the next message may follow soon after its reply.

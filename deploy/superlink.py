@@ -12,13 +12,22 @@ from collections.abc import Mapping, Sequence
 
 from common.errors import AugFlowerError, SettingsError
 from deploy.adaptation import Adaptation, adapt
-from deploy.superlink_adaptations import activation, bounds, database, settings
+from deploy.superlink_adaptations import (
+    activation,
+    bounds,
+    database,
+    polls,
+    settings,
+    signatures,
+)
 
 ADAPTATIONS: tuple[Adaptation, ...] = (
     activation.ADAPTATION,
     bounds.ADAPTATION,
     database.ADAPTATION,
     settings.ADAPTATION,
+    signatures.ADAPTATION,
+    polls.ADAPTATION,
 )
 WITHOUT = "AUGFLOWER_SUPERLINK_WITHOUT"
 
