@@ -76,6 +76,8 @@ def pack_all(messages: Sequence[object]) -> list[RecordDict]:
     ------
     WireError: a field holds what its type does not allow.
     """
+    if not messages:
+        return []
     vectors: dict[tuple[int, str], dict[str, Any]] = {}
     entries = [_entries(message, vectors) for message in messages]
     common, rest = _common(entries)

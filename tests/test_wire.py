@@ -115,6 +115,10 @@ def test_what_all_messages_share_is_one_object():
     assert len({part for record in records for part in objects(record)}) == 1 + 2 * 4
 
 
+def test_no_messages_are_no_records():
+    assert pack_all([]) == []
+
+
 def test_equal_messages_have_the_same_content():
     records = pack_all([sample(model=tensors()) for _ in range(3)])
     assert len({part for record in records for part in objects(record)}) == 2
