@@ -135,7 +135,7 @@ class EvaluationSettings(Settings):
 class RoundSettings(Settings):
     """Who takes part in a round, and how long it may last.
 
-    A reply counts if it is there when its turn comes, or comes before the deadline. After that its
+    A reply counts if it comes before the deadline, or is there when it has passed. After that its
     node is late: it is not asked again before it has answered, or ``LATE_ROUNDS`` deadlines have
     passed, and what it then sends is dropped. The method treats that node as absent, and a device's
     memory tells which of its replies counted. A node that is slow thus costs the run one deadline

@@ -5,6 +5,7 @@ The SuperLink is made up at the HTTP client; Flower's own grid is above it.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -228,12 +229,37 @@ def test_the_deadline_holds_for_a_reply_without_its_parts():
         answers.append(answer)
         shown.append(status.snapshot()["awaited"])
     assert time.monotonic() - begun < 2.5, "the deadline is 1 s"
-    assert [answer.reply is not None for answer in answers] == [True, False, True]
-    assert answers[1].reason == "no whole reply within 1 s"
+    assert [answer.client_id for answer in answers] == [11, 13, 12], "nobody waits for the slow one"
+    assert [answer.reply is not None for answer in answers] == [True, True, False]
+    assert answers[2].reason == "no whole reply within 1 s"
     (said,) = notices
     assert said.startswith("train of round 3: node 12 has begun its reply and not completed it")
     assert shown == [None] * 3, "nobody is awaited once the answer is there"
     assert status.snapshot()["nodes"]["12"]["state"] == "late"
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_a_slow_client_holds_up_others_only_while_the_order_matters(in_order: bool):
+    link = SuperLink((11, 12, 13), partial=(11,))
+    exchange, _, _, _ = fleet(link, deadline=30)
+    timer = threading.Timer(0.3, lambda: setattr(link, "partial", ()))
+    timer.start()
+    answers = exchange.ask(3, "train.x", [11, 12, 13], up, in_order=lambda: in_order)
+    found = [(answer.client_id, answer.reply is not None) for answer in answers]
+    timer.join()
+    order = [11, 12, 13] if in_order else [12, 13, 11]
+    assert found == [(client, True) for client in order]
+
+
+def test_one_call_asks_for_all_replies():
+    nodes = tuple(range(11, 111))
+    link = SuperLink(nodes)
+    exchange, _, _, _ = fleet(link, deadline=30)
+    looks = []
+    pull_messages = link.PullMessages
+    link.PullMessages = lambda request: looks.append(1) or pull_messages(request)  # type: ignore[method-assign]
+    assert len(list(exchange.ask(3, "train.x", nodes, up))) == 100
+    assert len(looks) == 1
 
 
 def test_the_page_knows_who_is_awaited():
@@ -270,7 +296,7 @@ def test_a_node_that_goes_away_in_the_middle_of_its_reply_is_not_waited_for():
     answers = exchange.ask(3, "train.x", [11, 12], up)
     del link.online[11]
     begun = time.monotonic()
-    first, second = answers
+    second, first = answers
     assert time.monotonic() - begun < 5
     assert first.reason == "it went away before its reply was complete"
     assert second.reply is not None

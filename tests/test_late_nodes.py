@@ -125,6 +125,31 @@ def test_a_late_reply_is_dropped_and_its_node_is_asked_again(
     np.testing.assert_array_equal(model(late), model(absent))
 
 
+def test_who_is_slow_decides_nothing(tmp_path: Path):
+    """From the sixth round on enough is known, so that replies are taken as they come."""
+    found = []
+    for seconds in (0.0, 0.15):
+        grid = SlowGrid(FIRST_NODE, seconds)
+        taken: list[int] = []
+        taken_of = grid._answer
+
+        def answer(message: Message, taken=taken, of=taken_of) -> Message | None:  # type: ignore[no-untyped-def]
+            if message.metadata.message_type.startswith("train"):
+                taken.append(message.metadata.dst_node_id - FIRST_NODE)
+            return of(message)
+
+        grid._answer = answer  # type: ignore[method-assign]
+        folder, lines = play(tmp_path / f"{seconds}", {"rounds": 7}, grid=grid)
+        for line in lines:
+            del line["time"], line["seconds"]
+            for entry in line.get("clients", []):
+                del entry["seconds"]
+        found.append((model(folder).tobytes(), lines))
+        assert taken[:4] == [0, 1, 2, 3], "the first replies are compared with each other"
+        assert taken[-4:] == ([0, 1, 2, 3] if not seconds else [1, 2, 3, 0])
+    assert found[0] == found[1]
+
+
 def test_a_failed_node_is_asked_once_more_and_leaves_no_trace(tmp_path: Path):
     whole, _ = play(tmp_path / "whole")
     failed: dict[str, int] = {}

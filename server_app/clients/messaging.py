@@ -1,4 +1,4 @@
-"""Messages to many nodes and their replies: in order, with a deadline, and nobody waits twice.
+"""Messages to many nodes and their replies: as they come, with a deadline, nobody waits twice.
 
 The rule for slow and lost nodes is stated in ``common.config.RoundSettings``.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from flwr.app import Message
@@ -17,8 +17,8 @@ from common.config import LATE_ROUNDS, RoundSettings
 from common.wire import pack_all, size
 from server_app.clients.registry import Nodes
 from server_app.monitoring.status import Status
-from server_app.transport.incomplete import forget, has_begun
-from server_app.transport.polling import Unreadable, await_reply, pull
+from server_app.transport.incomplete import arrived, forget, has_begun
+from server_app.transport.polling import Unreadable, pull
 from server_app.transport.push import push
 from server_app.validation.errors import printable
 
@@ -26,6 +26,14 @@ Notice = Callable[[str], None]
 
 LOOK = 2.0
 """Seconds between two looks at who is online while a reply is awaited."""
+
+RETURNED = 0.5
+"""The same, while a client that failed may come back."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.25
+"""Seconds between two looks at what has come."""
+
+REPLACED = "another node has taken its place"
 
 LONG = 0.5
 """Share of the deadline after which the console says who is waited for."""
@@ -57,8 +65,8 @@ class Answer(NamedTuple):
     def seconds(self, begun: float) -> float:
         """Seconds from ``begun`` (Unix, the server's clock) to the reply.
 
-        Replies are taken in order, so that one may have come long before it was seen. Its own date
-        is believed where the server's clock allows it.
+        One may have come long before it was seen, as they are taken one by one. Its own date is
+        believed where the server's clock allows it.
         """
         created = self.seen
         if isinstance(self.reply, Message):
@@ -79,6 +87,32 @@ class _Late:
     sent: _Sent
     until: float
     what: str
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked of clients, and who still owes an answer.
+
+    Attributes
+    ----------
+    open: clients without an answer, in order.
+    lost: of these, those that failed -> how, and until when it is waited whether they are back.
+    again: clients that have failed in it.
+    absent: client -> when it was looked in vain for its reply, Unix seconds.
+    """
+
+    round: int
+    kind: str
+    content: Callable[[int], Any]
+    open: dict[int, None]
+    deadline: float
+    lost: dict[int, tuple[Answer, float]] = field(default_factory=dict)
+    again: set[int] = field(default_factory=set)
+    absent: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def what(self) -> str:
+        return f"{self.kind.partition('.')[0]} of round {self.round}"
 
 
 class Exchange:
@@ -138,36 +172,73 @@ class Exchange:
         return free, entries
 
     def ask(
-        self, round: int, kind: str, client_ids: Sequence[int], content: Callable[[int], Any]
+        self,
+        round: int,
+        kind: str,
+        client_ids: Sequence[int],
+        content: Callable[[int], Any],
+        in_order: Callable[[], bool] = lambda: False,
     ) -> Iterator[Answer]:
-        """Send every client its content at once; then give the answers one by one, in this order.
+        """Send every client its content at once; then give the answers one by one, as they come.
 
         Parameters
         ----------
         kind: Flower's message type, such as ``train.augfl``.
         content: client -> the contract to send; asked again if the content must be sent again.
+        in_order: whether the next answer must be that of the first of these clients without one.
         """
         self.bytes_down = 0
         self._sent = {}
         self._told.clear()
         self._post(round, kind, client_ids, content)
         deadline = time.monotonic() + self._rules.deadline
-        return self._answers(round, kind, client_ids, content, deadline)
+        asked = _Asked(round, kind, content, dict.fromkeys(client_ids), deadline)
+        return self._answers(asked, in_order)
 
-    def _answers(
-        self,
-        round: int,
-        kind: str,
-        client_ids: Sequence[int],
-        content: Callable[[int], Any],
-        deadline: float,
-    ) -> Iterator[Answer]:
-        for client_id in client_ids:
-            answer = self._answer(round, kind, client_id, deadline)
-            if answer.reason and self._there_again(client_id, answer.node, deadline):
-                self._post(round, kind, [client_id], content)
-                answer = self._answer(round, kind, client_id, deadline)
-            yield answer
+    def _answers(self, asked: _Asked, in_order: Callable[[], bool]) -> Iterator[Answer]:
+        pause, look = FIRST_PAUSE, time.monotonic() + LOOK
+        while asked.open:
+            over, came = time.monotonic() >= asked.deadline, False
+            turn = [next(iter(asked.open))] if in_order() else [*asked.open]
+            for answer in self._settled(asked, turn, over):
+                came = True
+                if not self._may_return(asked, answer):
+                    del asked.open[answer.client_id]
+                    self._status.await_node(None)
+                    yield answer
+            if time.monotonic() >= look:
+                self._nodes.discover()
+                self._tell(asked)
+                look = time.monotonic() + (RETURNED if asked.lost else LOOK)
+            self._ask_again(asked)
+            if asked.open and not came:
+                time.sleep(min(pause, max(0.0, asked.deadline - time.monotonic())))
+            pause = FIRST_PAUSE if came else min(2 * pause, LONGEST_PAUSE)
+
+    def _settled(self, asked: _Asked, turn: Sequence[int], over: bool) -> Iterator[Answer]:
+        """What there is to say of clients whose turn it is; of all of them if it is ``over``."""
+        looked = time.time()
+        waiting: dict[str, tuple[int, _Sent]] = {}
+        for client_id in turn:
+            if client_id in asked.lost:
+                answer, until = asked.lost[client_id]
+                if over or time.monotonic() > until:
+                    del asked.lost[client_id]
+                    yield answer
+            elif (sent := self._sent.get(client_id)) is None:
+                yield Answer(client_id, self._nodes.last(client_id), "", None, "it has gone")
+            else:
+                waiting[sent.message_id] = client_id, sent
+        for message_id in arrived(self._grid, [*waiting]):
+            if (reply := pull(self._grid, message_id)) is not None:
+                client_id, sent = waiting.pop(message_id)
+                yield self._answer(client_id, sent, reply, asked.absent.get(client_id, 0.0))
+        for client_id, sent in waiting.values():
+            if reason := self._hopeless(sent):
+                yield self._failed(client_id, sent, reason)
+            elif over:
+                yield self._late_answer(client_id, sent, asked.what)
+            asked.absent[client_id] = looked
 
     def _post(
         self, round: int, kind: str, client_ids: Sequence[int], content: Callable[[int], Any]
@@ -197,31 +268,25 @@ class Exchange:
                 self._sent[client_id] = _Sent(node, message_id, self._nodes.online[node])
                 self._status.node(node, "training")
 
-    def _answer(self, round: int, kind: str, client_id: int, deadline: float) -> Answer:
-        sent = self._sent.get(client_id)
-        if sent is None:
-            return Answer(client_id, self._nodes.last(client_id), "", None, "it has gone")
-
-        what = f"{kind.partition('.')[0]} of round {round}"
-        watch = _Watch(lambda: self._hopeless(sent, what, deadline))
-        reply = await_reply(self._grid, sent.message_id, deadline, watch)
-        self._status.await_node(None)
+    def _answer(
+        self, client_id: int, sent: _Sent, reply: Message | Unreadable, absent: float
+    ) -> Answer:
         if sent.node not in self._nodes.enrolled:
-            reason = "another node has taken its place"
-            return Answer(client_id, sent.node, sent.message_id, None, reason)
-        if isinstance(reply, Unreadable) or (reply is not None and not reply.has_error()):
+            return Answer(client_id, sent.node, sent.message_id, None, REPLACED)
+        if isinstance(reply, Unreadable) or not reply.has_error():
             self._status.node(sent.node, "online", seen=True)
-            return Answer(
-                client_id, sent.node, sent.message_id, reply, "", watch.absent, time.time()
-            )
-        if reply is not None or watch.found:
-            forget(self._grid, sent.message_id)
-            told = reply.error.reason if reply else watch.found
-            reason = printable(told or "its ClientApp failed")
-            self._nodes.discover()
-            if sent.node in self._nodes.online:
-                self._status.node(sent.node, "online", reason=reason, seen=True)
-            return Answer(client_id, sent.node, sent.message_id, None, reason)
+            return Answer(client_id, sent.node, sent.message_id, reply, "", absent, time.time())
+        return self._failed(client_id, sent, reply.error.reason or "its ClientApp failed")
+
+    def _failed(self, client_id: int, sent: _Sent, why: str) -> Answer:
+        forget(self._grid, sent.message_id)
+        reason = printable(why)
+        self._nodes.discover()
+        if sent.node in self._nodes.online:
+            self._status.node(sent.node, "online", reason=reason, seen=True)
+        return Answer(client_id, sent.node, sent.message_id, None, reason)
+
+    def _late_answer(self, client_id: int, sent: _Sent, what: str) -> Answer:
         until = time.monotonic() + (LATE_ROUNDS - 1) * self._rules.deadline
         self._late[sent.node] = _Late(sent, until, what)
         begun = has_begun(self._grid, sent.message_id)
@@ -229,58 +294,51 @@ class Exchange:
         self._status.node(sent.node, "late", reason=f"{what}: {reason}")
         return Answer(client_id, sent.node, sent.message_id, None, reason, late=True)
 
-    def _hopeless(self, sent: _Sent, what: str, deadline: float) -> str:
-        """Why a reply will not come; empty where it may. Tells who is waited for."""
-        self._nodes.discover()
+    def _hopeless(self, sent: _Sent) -> str:
+        """Why a reply will not come; empty where it may."""
+        if sent.node not in self._nodes.enrolled:
+            return REPLACED
         if self._restarted(sent):
             return "the node was restarted"
-        begun, left = has_begun(self._grid, sent.message_id), deadline - time.monotonic()
-        if begun and sent.node not in self._nodes.online:
+        if sent.node not in self._nodes.online and has_begun(self._grid, sent.message_id):
             return "it went away before its reply was complete"
+        return ""
+
+    def _tell(self, asked: _Asked) -> None:
+        """Say who is waited for: the first client without an answer."""
+        sent = next((self._sent[client] for client in asked.open if client in self._sent), None)
+        if sent is None:
+            return
+        begun, left = has_begun(self._grid, sent.message_id), asked.deadline - time.monotonic()
         doing = "has begun its reply and not completed it" if begun else "has not replied"
         self._status.await_node(sent.node, doing, time.time() + left)
         if (sent, begun) not in self._told and (begun or left < LONG * self._rules.deadline):
             self._told.add((sent, begun))
             name = self._nodes.name(sent.node)
-            self._notice(f"{what}: {name} {doing}; the server waits at most {left:.0f} s more")
-        return ""
+            self._notice(
+                f"{asked.what}: {name} {doing}; the server waits at most {left:.0f} s more"
+            )
 
-    def _there_again(self, client_id: int, node: int, deadline: float) -> bool:
-        """Whether a client that failed, but is not late, is taken again soon enough."""
-        patience = self._rules.patience
-        if not patience or node in self._late:
+    def _may_return(self, asked: _Asked, answer: Answer) -> bool:
+        """Whether a client that failed, but is not late, is waited for to be asked once more."""
+        if (
+            not answer.reason
+            or not self._rules.patience
+            or answer.node in self._late
+            or answer.client_id in asked.again
+        ):
             return False
-        end = min(deadline, time.monotonic() + patience)
-        while True:
-            if self._nodes.at(client_id) is not None:
-                return time.monotonic() < deadline
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.5)
-            self._nodes.discover()
+        asked.again.add(answer.client_id)
+        until = min(asked.deadline, time.monotonic() + self._rules.patience)
+        asked.lost[answer.client_id] = answer, until
+        return True
+
+    def _ask_again(self, asked: _Asked) -> None:
+        there = [client for client in asked.lost if self._nodes.at(client) is not None]
+        if there and time.monotonic() < asked.deadline:
+            for client_id in there:
+                del asked.lost[client_id]
+            self._post(asked.round, asked.kind, there, asked.content)
 
     def _restarted(self, sent: _Sent) -> bool:
         return self._nodes.online.get(sent.node, sent.activated) != sent.activated
-
-
-class _Watch:
-    """Asks now and then why one should not wait any more.
-
-    Attributes
-    ----------
-    found: the answer, once there was one.
-    absent: when it was last said that nothing has come; Unix seconds.
-    """
-
-    def __init__(self, question: Callable[[], str]) -> None:
-        self._question = question
-        self._next = time.monotonic() + LOOK
-        self.found = ""
-        self.absent = 0.0
-
-    def __call__(self) -> bool:
-        self.absent = time.time()
-        if not self.found and time.monotonic() >= self._next:
-            self._next = time.monotonic() + LOOK
-            self.found = self._question()
-        return bool(self.found)

@@ -19,6 +19,7 @@ from server_app.clients.weights import counted
 from server_app.method import Method
 from server_app.monitoring.status import Status
 from server_app.rounds.introduced import source
+from server_app.runs.record import by_node
 from server_app.validation.errors import Rejected
 from server_app.validation.gate import MORE, Gate, Sizes
 from server_app.validation.message import Asked, check, read
@@ -52,7 +53,7 @@ def judge(
     free, missing = exchange.free(client_ids)
     asked = able(round, free, nodes, gate, status)
     up_bytes, rejected = 0, []
-    clients: dict[str, list[dict[str, Any]]] = {"target": [], "source": []}
+    found: dict[int, tuple[str, list[dict[str, Any]]]] = {}
 
     def examine(answer: Answer) -> tuple[list[dict[str, Any]], Sizes]:
         sent = Asked(answer.node, answer.message_id, exchange.run_id, kind)
@@ -66,11 +67,14 @@ def judge(
             missing.append({"node": str(answer.node), "reason": answer.reason})
             continue
         try:
-            found = gate.admit(round, answer.node, partial(examine, answer))
-            clients[nodes.enrolled[answer.node].role] += found
+            seen = gate.admit(round, answer.node, partial(examine, answer))
+            found[answer.client_id] = nodes.enrolled[answer.node].role, seen
         except Rejected as refusal:
             status.node(answer.node, "rejected", reason=str(refusal))
             rejected.append(refusal.entry(answer.node, "evaluation"))
+    clients: dict[str, list[dict[str, Any]]] = {"target": [], "source": []}
+    for _, (role, seen) in sorted(found.items()):
+        clients[role] += seen
     return {
         "evaluation": combine(clients["target"], settings.data, nodes),
         **(
@@ -78,8 +82,8 @@ def judge(
             if who != "targets"
             else {}
         ),
-        "evaluation_missing": missing,
-        "rejected": rejected,
+        "evaluation_missing": by_node(missing),
+        "rejected": by_node(rejected),
         "bytes_down": exchange.bytes_down,
         "bytes_up": up_bytes,
     }

@@ -27,6 +27,7 @@ from server_app.monitoring.status import Status
 from server_app.rounds.introduced import source
 from server_app.rounds.safeguard import Safeguard
 from server_app.rounds.timing import Stopwatch
+from server_app.runs.record import by_node
 from server_app.saved import State
 from server_app.seeds import seed_for
 from server_app.validation.errors import Rejected, printable
@@ -99,14 +100,15 @@ class Training:
                 self._kind,
                 asked,
                 lambda client_id: self._method.broadcast(round, client_id),
+                # Who is compared with whom must not depend on who was quick.
+                in_order=lambda: self._gate.wanted > 1,
             )
         self._replies = Replies(self._method)
         self._grown: list[dict[str, str]] = []
         rejected: list[dict[str, str]] = []
-        clients: list[dict[str, Any]] = []
+        clients: dict[int, dict[str, Any]] = {}
         bytes_up = 0
         held: list[Held] = []
-        replied: set[int] = set()
         late: list[int] = []
         for position, _ in enumerate(asked, 1):
             with watch.phase("train"):
@@ -123,24 +125,23 @@ class Training:
                     self._gate.compare([one.candidate for one in held])
                     for one in held:
                         if entry := self._absorb(round, one, begun, rejected):
-                            clients.append(entry)
-                            replied.add(one.answer.client_id)
+                            clients[one.answer.client_id] = entry
                     held.clear()
         with watch.phase("update"):
             self._replies.sort()
             metrics, back = self.safeguard.close(round, len(asked), self._replies, self._grown)
-            silent = (self.enrolled.keys() - free) | (set(asked) - replied)
-            if left := self._absence.note(sorted(silent), replied):
+            silent = (self.enrolled.keys() - free) | (set(asked) - clients.keys())
+            if left := self._absence.note(sorted(silent), sorted(clients)):
                 self._method.leave(left)
-            self._method.late(late)
+            self._method.late(sorted(late))
         return {
             "bytes_down": self._exchange.bytes_down,
             "bytes_up": bytes_up,
             "asked": len(asked),
             "replies": len(clients),
-            "missing": missing,
-            "rejected": rejected,
-            "clients": clients,
+            "missing": by_node(missing),
+            "rejected": by_node(rejected),
+            "clients": [entry for _, entry in sorted(clients.items())],
             "train": {"loss": metrics.pop("loss")} if "loss" in metrics else {},
             "method": metrics,
             **({"went_back": back} if back else {}),

@@ -329,3 +329,8 @@ def _first(error: Exception) -> str:
         where = ".".join(str(part) for part in item["loc"])
         return f"{where}: {item['msg']}" if where else str(item["msg"])
     return str(error)
+
+
+def by_node(entries: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Entries of the record in an order that does not depend on who was quick."""
+    return sorted(entries, key=lambda entry: int(entry["node"]))

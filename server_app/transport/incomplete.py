@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import httpx
@@ -144,6 +144,32 @@ class PatientGrid(PullingGrid):
                     raise
         return replies
 
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Push, and pull once; who wants to wait pulls again."""
+        return self.pull_messages(self.push_messages(messages))
+
+    def arrived(self, message_ids: Sequence[str]) -> list[str]:
+        """Those messages whose replies have come, if only in part; asked for with one call."""
+        if self._http is None:
+            return list(message_ids)
+        unknown = [message_id for message_id in message_ids if message_id not in self._begun]
+        try:
+            if unknown:
+                self._look(self._http, unknown)
+        except httpx.HTTPStatusError as error:
+            if not is_trouble(error):
+                raise
+        return [message_id for message_id in message_ids if message_id in self._begun]
+
+    def _look(self, grid: HttpGrid, message_ids: Sequence[str]) -> None:
+        answer = grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
+        for head, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
+            # The SuperLink has found it by this field, whoever has written it.
+            asked = head.metadata.reply_to_message_id
+            self._begun[asked] = _Begun(head.metadata.message_id, tree)
+
     def has_begun(self, message_id: str) -> bool:
         """Whether a reply has come in part."""
         return message_id in self._begun
@@ -153,15 +179,11 @@ class PatientGrid(PullingGrid):
         self._begun.pop(message_id, None)
 
     def _pull(self, grid: HttpGrid, message_id: str) -> Message | None:
+        if message_id not in self._begun:
+            self._look(grid, [message_id])
         begun = self._begun.get(message_id)
         if begun is None:
-            answer = grid._runtime_client.PullMessages(
-                PullAppMessagesRequest(message_ids=[message_id])
-            )
-            if not answer.messages_list:
-                return None
-            name = answer.messages_list[0].metadata.message_id
-            begun = self._begun[message_id] = _Begun(name, answer.message_object_trees[0])
+            return None
         if len(begun.names) > MOST_PARTS:
             self.forget(message_id)
             raise ValueError(f"it names {len(begun.names)} parts; {MOST_PARTS} are possible")
@@ -228,6 +250,11 @@ def given_up(error: Exception) -> FleetError:
         f"the SuperLink has answered with nothing but errors for {LONGEST_TROUBLE:.0f} s; the last "
         f"checkpoint is kept, resume the run when it is well: {error}"
     )
+
+
+def arrived(grid: Grid, message_ids: Sequence[str]) -> list[str]:
+    """Messages whose replies may be there, in the order given."""
+    return grid.arrived(message_ids) if isinstance(grid, PatientGrid) else list(message_ids)
 
 
 def has_begun(grid: Grid, message_id: str) -> bool:
