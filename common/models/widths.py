@@ -94,8 +94,8 @@ def groups_of(network: nn.Module) -> list[Group]:
     """All groups of a network, those within attention heads before the heads.
 
     Known are chains of convolutions and linear layers with what treats each channel alone between
-    them, the blocks of torchvision's and AugFlower's residual networks, timm's vision transformers
-    and open_clip's image towers.
+    them, the blocks of torchvision's and AugFlower's residual networks, timm's vision transformers,
+    open_clip's image towers, and BERT as Hugging Face's transformers has it.
     """
     found: list[Group] = []
     within: set[int] = set()
@@ -106,6 +106,8 @@ def groups_of(network: nn.Module) -> list[Group]:
             found += _fused_attention(start, module)
         elif kind == "ResidualAttentionBlock" and isinstance(module.attn, nn.MultiheadAttention):
             found += _multihead_attention(f"{start}attn.", module.attn)
+        elif kind == "BertLayer":
+            found += _bert_layer(start, module)
         elif kind == "Mlp" and hasattr(module, "fc1"):
             found += _chain([(f"{start}{n}", getattr(module, n)) for n in _MLP])
         elif kind in ("BasicBlock", "Bottleneck") and hasattr(module, "bn1"):
@@ -251,6 +253,9 @@ def _fit(network: nn.Module, path: str, module: Any) -> None:
         and module.out_proj.weight.shape[1] != module.embed_dim
     ):
         network.set_submodule(path, _FewerHeads(module))
+    elif type(module).__name__ == "BertSelfAttention":
+        module.all_head_size = len(module.query.weight)
+        module.num_attention_heads = module.all_head_size // module.attention_head_size
 
 
 class _FewerHeads(nn.Module):
@@ -379,3 +384,29 @@ def _heads(
     whole = rows.transpose(1, 0, 2).reshape(heads, -1)
     places = (*(Place(name, 0, whole) for name in fused), Place(out, 1, columns))
     return [*found, Group(f"{start}heads", places)]
+
+
+def _bert_layer(start: str, module: Any) -> list[Group]:
+    """Of Hugging Face's BERT: queries, keys and values are layers of their own."""
+    attention = module.attention.self
+    heads, size = attention.num_attention_heads, attention.attention_head_size
+    units = np.arange(heads * size).reshape(heads, size)
+    at, out = f"{start}attention.self.", f"{start}attention.output.dense.weight"
+    found = []
+    for head in range(heads):
+        index = units[head][:, None]
+        both = [_tensor(f"{at}{n}.{t}", index) for n in ("query", "key") for t in _TENSORS]
+        values = [_tensor(f"{at}value.{t}", index) for t in _TENSORS] + [Place(out, 1, index)]
+        found.append(Group(f"{at}qk.{head}", tuple(both), cut=False))
+        found.append(Group(f"{at}vo.{head}", tuple(values), cut=False))
+    places = [_tensor(f"{at}{n}.{t}", units) for n in ("query", "key", "value") for t in _TENSORS]
+    found.append(Group(f"{at}heads", (*places, Place(out, 1, units))))
+    inner = (f"{start}intermediate.dense", module.intermediate.dense)
+    return found + _chain([inner, (f"{start}output.dense", module.output.dense)])
+
+
+_TENSORS = ("weight", "bias")
+
+
+def _tensor(name: str, index: Index) -> Place:
+    return Place(name, 0, index)

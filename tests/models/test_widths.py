@@ -35,6 +35,22 @@ def clip_tower() -> nn.Module:
     return VisionTransformer(IMAGE, 7, 32, 2, 4, 4.0, output_dim=8)
 
 
+class Text(nn.Module):
+    """A BERT encoder over words that are read off the pixels of images."""
+
+    def __init__(self) -> None:
+        from transformers import BertConfig, BertModel
+
+        super().__init__()
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+        self.bert = BertModel(BertConfig(vocab_size=50, num_hidden_layers=2, **sizes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        words = (10 * images.flatten(1)[:, :12].abs()).long() % 50
+        found: Tensor = self.bert(input_ids=words).last_hidden_state
+        return found
+
+
 def named(name: str) -> Callable[[], nn.Module]:
     return lambda: build(name, classes=5, channels=3, image_size=IMAGE)
 
@@ -46,10 +62,14 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet": named("resnet8x4"),
     "resnet18": named("resnet18"),
     "mobilenet": named("mobilenet_v2"),
+    "bert": Text,
 }
+SLOW = {"bert": pytest.mark.slow}  # to import
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=SLOW.get(name, ())) for name in NETWORKS]
+)
 def network(request: pytest.FixtureRequest) -> nn.Module:
     """In double precision, with weights and statistics that are all different."""
     made = NETWORKS[request.param]().double().eval()
