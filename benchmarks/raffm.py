@@ -134,34 +134,27 @@ def _run(folder: Path, arm: dict[str, Any], model: str, rounds: int, seed: int) 
     grid = InProcessGrid(client_app, nodes, config)
     found = run(grid, config, ServerSettings(runs=folder, cache=folder / "cache"), lambda _: None)
     lines = [json.loads(line) for line in (found / "metrics.jsonl").read_text().splitlines()]
-    up, curve = 0, []
+    whole, _, card = load_model(found / "models" / "last.safetensors")
+    task = Task(name, len(card.classes), card.channels, card.image_size)
+    up, curve, sizes = 0, list[tuple[int, float]](), dict[float, int]()
     for line in lines:
-        up += len(line.get("clients", [])) and _training_bytes(line, name)
+        up += _training_bytes(line, task, sizes)
         if line.get("evaluation"):
             curve.append((up, 100 * line["evaluation"]["accuracy_after"]))
-    whole, _, card = load_model(found / "models" / "last.safetensors")
-    trained = [entry.get("width", 1.0) for line in lines for entry in line.get("clients", [])]
-    task = Task(name, len(card.classes), card.channels, card.image_size)
     batch = LOCAL["raffm.sgd.batch-size"]
     return {
         "served": served(whole, name, settings),
         "curve": curve,
-        "memory": cost(task, max(trained)).memory(batch),
+        "memory": cost(task, max(sizes)).memory(batch),
     }
 
 
-_SIZES: dict[tuple[str, float], int] = {}
-
-
-def _training_bytes(line: dict[str, Any], name: str) -> int:
+def _training_bytes(line: dict[str, Any], task: Task, sizes: dict[float, int]) -> int:
     """That the clients of a round have sent: four bytes for each parameter of their slices."""
-    total = 0
-    for entry in line["clients"]:
-        key = name, entry.get("width", 1.0)
-        if key not in _SIZES:
-            _SIZES[key] = 4 * cost(Task(name, 10, 1, 28), key[1]).parameters
-        total += _SIZES[key]
-    return total
+    widths = [entry["width"] for entry in line.get("clients", [])]
+    for width in set(widths) - sizes.keys():
+        sizes[width] = 4 * cost(task, width).parameters
+    return sum(sizes[width] for width in widths)
 
 
 def served(whole: FlatModel, name: str, settings: DataSettings) -> dict[str, float]:
