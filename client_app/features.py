@@ -7,6 +7,7 @@ linear layer K -> classes is all that differs from the architecture as it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -83,20 +84,38 @@ def new_own(device: Device, seed: int, width: int) -> Own:
         return Own(Featured(body, width))
 
 
-def learn(model: FlatModel, data: Batch, objective: Objective, sgd: LocalSgd, seed: int) -> float:
-    """``sgd.epochs`` of SGD; gives the mean cross-entropy of all images seen, nats."""
+def learn(
+    model: FlatModel,
+    data: Batch,
+    objective: Objective,
+    sgd: LocalSgd,
+    seed: int,
+    clip: float = math.inf,
+) -> float:
+    """``sgd.epochs`` of SGD; gives the mean cross-entropy of all images seen, nats.
+
+    Parameters
+    ----------
+    clip: largest norm of a gradient.
+    """
     model.module.train()
 
     def gradient(vector: Tensor, batch: Batch) -> tuple[Tensor, float]:
         model.load(vector)
         goal, hard = objective(*batch)
-        return model.gradient(lambda: goal)[0], float(hard.detach())
+        return clipped(model.gradient(lambda: goal)[0], clip), float(hard.detach())
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of dropout
         vector, loss = local_sgd(model.vector, data, gradient, sgd, seed)
     model.load(vector)
     return loss
+
+
+def clipped(slope: Tensor, most: float) -> Tensor:
+    """A gradient, shortened to ``most`` where it is longer."""
+    norm = float(slope.norm())
+    return slope.mul_(most / norm) if norm > most else slope
 
 
 def entropy(model: FlatModel) -> Objective:
@@ -118,6 +137,7 @@ def use_now(
     objective: Objective,
     sgd: LocalSgd,
     head: Tensors = _NONE,
+    clip: float = math.inf,
 ) -> None:
     """Make ``model`` the one that a client uses now.
 
@@ -134,7 +154,7 @@ def use_now(
     if not kept and steps:
         support = (data.support_images, data.support_labels)
         more = sgd.model_copy(update={"epochs": steps})
-        learn(model, support, objective, more, newcomer_seed(data))
+        learn(model, support, objective, more, newcomer_seed(data), clip)
 
 
 def newcomer_seed(data: ClientData) -> int:

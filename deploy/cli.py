@@ -109,11 +109,14 @@ def pretrain(
     augment: Annotated[str, typer.Option(help="none, crop or crop-flip")] = "none",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite a model.")] = False,
+    generator: Annotated[
+        bool, typer.Option("--generator", help="A generator of images instead, for fedktl.")
+    ] = False,
 ) -> None:
     """Train the private model on the server's own data."""
     from common.config import parse
     from deploy.assignments import parse_assignments
-    from deploy.pretrain import pretrain_model
+    from deploy.pretrain import pretrain_generator, pretrain_model
     from server_app.private.settings import PretrainSettings
 
     values = {
@@ -122,6 +125,13 @@ def pretrain(
         "validation-fraction": validation_fraction, "augment": augment,
     }  # fmt: skip
     options = parse(PretrainSettings, values, "--")
+    if generator:
+        loss = pretrain_generator(
+            out, parse_assignments(settings or []), epochs=epochs, batch_size=batch_size,
+            learning_rate=learning_rate, seed=seed, replace=replace, images=images,
+        )  # fmt: skip
+        say(f"loss {loss:.1f} nats an image; runs find it with AUGFLOWER_GENERATOR={out}")
+        return
     pretrain_model(
         out, parse_assignments(settings or []), architecture, options,
         start=start, seed=seed, replace=replace, images=images, console=console,

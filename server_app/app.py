@@ -25,7 +25,7 @@ from common.trouble import endure_trouble
 from server_app.clients.bindings import awaited, read_bindings
 from server_app.clients.registry import Plan
 from server_app.initialisation import initial_model
-from server_app.knowledge.opening import KnowledgeSettings, open_knowledge
+from server_app.knowledge.opening import KnowledgeSettings, open_generator, open_knowledge
 from server_app.method import Knowledge, Method, MethodSettings, Setup
 from server_app.monitoring.status import Status
 from server_app.monitoring.watch import Watch
@@ -106,7 +106,11 @@ def run(
     secret = read_secret(place) if begun else new_secret()
     data = settings.data
     task = Task(settings.model, len(public.classes), data.channels, data.image_size)
-    setup = Setup(initial, buffers, settings.seed, task, knowledge, secret, settings.round.deadline)
+    setup = Setup(
+        initial, buffers, settings.seed, task, knowledge,
+        open_generator(server, settings, public, notice) if options.uses_generator else None,
+        secret, settings.round.deadline,
+    )  # fmt: skip
     method: Method = half.Server(options, setup)
     meta = {
         "method": settings.method,

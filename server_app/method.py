@@ -50,6 +50,20 @@ class Knowledge(Protocol):
         """Take up what ``state`` gave."""
 
 
+class Generator(Protocol):
+    """A generator of images, which stays at the server."""
+
+    @property
+    def noise(self) -> int:
+        """Numbers that it takes."""
+
+    def latents(self, noise: torch.Tensor) -> torch.Tensor:
+        """Shape (n, l), of normal noise (n, noise)."""
+
+    def images(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images (n, channels, size, size) as the clients' models take theirs."""
+
+
 @dataclass(frozen=True)
 class Setup:
     """What a server half starts from.
@@ -61,6 +75,7 @@ class Setup:
     seed: the run's.
     task: what must be known to build another network for it.
     knowledge: R_h, where the method uses one.
+    generator: of images, where the method uses one.
     secret: of the run, for what devices must not foresee; never part of a message.
     deadline: of a round, seconds; 0 for none.
     """
@@ -70,6 +85,7 @@ class Setup:
     seed: int = 0
     task: Task | None = None
     knowledge: Knowledge | None = None
+    generator: Generator | None = None
     secret: bytes = field(default=b"", repr=False)
     deadline: float = 0.0
 
@@ -98,6 +114,11 @@ class MethodSettings(Settings):
     @property
     def uses_knowledge(self) -> bool:
         """Whether the method needs R_h with these settings."""
+        return False
+
+    @property
+    def uses_generator(self) -> bool:
+        """Whether the method needs a generator of images with these settings."""
         return False
 
     @property
@@ -233,4 +254,13 @@ class Method:
         raise NotImplementedError
 
 
-__all__ = ["Knowledge", "Method", "MethodSettings", "Replies", "Saved", "Setup", "Source"]
+__all__ = [
+    "Generator",
+    "Knowledge",
+    "Method",
+    "MethodSettings",
+    "Replies",
+    "Saved",
+    "Setup",
+    "Source",
+]

@@ -1,6 +1,7 @@
 """The server's own settings: environment variables of the server, which no device ever sees.
 
 ``AUGFLOWER_PRIVATE_MODEL`` names the folder, file or model of the private pretrained model,
+``AUGFLOWER_GENERATOR`` the folder or file of a generator of images,
 ``AUGFLOWER_SERVER_DATA`` the server's own labelled images, ``AUGFLOWER_RUNS`` where runs are kept,
 ``AUGFLOWER_CACHE`` where features of the private model are kept. ``AUGFLOWER_WATCH`` is the address
 of the live page, ``AUGFLOWER_WATCH_TOKEN`` or ``AUGFLOWER_WATCH_TOKEN_FILE`` what opens it, and
@@ -22,6 +23,7 @@ from server_app.place import Place, read_place
 PREFIX = "AUGFLOWER_"
 _KNOWN = {
     "PRIVATE_MODEL": "private_model",
+    "GENERATOR": "generator",
     "SERVER_DATA": "server_data",
     "RUNS": "runs",
     "CACHE": "cache",
@@ -43,6 +45,7 @@ class ServerSettings:
     Attributes
     ----------
     private_model: folder, checkpoint or name of the pretrained model; empty for none.
+    generator: folder or file of a generator of images; empty for none.
     server_data: folder of the server's own images D_s; empty takes them from the data set.
     runs: folder that holds a folder for each run.
     cache: folder for the private model's features.
@@ -52,6 +55,7 @@ class ServerSettings:
     """
 
     private_model: str = ""
+    generator: str = ""
     server_data: str = ""
     runs: Path = Path("runs")
     cache: Path = Path("~/.cache/augflower")
@@ -80,6 +84,7 @@ def read_server_settings(environment: Mapping[str, str] = os.environ) -> ServerS
         values[_KNOWN[name]] = value
     return ServerSettings(
         private_model=values.get("private_model", ""),
+        generator=values.get("generator", ""),
         server_data=values.get("server_data", ""),
         runs=Path(values.get("runs") or ServerSettings.runs).expanduser(),
         cache=Path(values.get("cache") or ServerSettings.cache).expanduser(),

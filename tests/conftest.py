@@ -50,11 +50,24 @@ def small_run(tmp_path: Path) -> Callable[..., Path]:
     from deploy.simulate import simulate
 
     def run(method: str, overrides: dict[str, Any] | None = None, **options: Any) -> Path:
-        server = options.pop("server", ServerSettings(runs=tmp_path, cache=tmp_path / "cache"))
+        server = options.pop("server", own_server(tmp_path))
         config = {**SMALL, "method": method, **(overrides or {})}
         return simulate(config, server, options.pop("notice", lambda text: None), **options)
 
     return run
+
+
+def own_server(folder: Path) -> ServerSettings:
+    """The server's settings of a small run: a generator of digits that nobody has trained."""
+    from common.models.preprocessing import Preprocessing
+    from server_app.private.generator import Decoder, save_generator
+
+    made = folder / "generator"
+    if not made.exists():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            save_generator(made, Decoder(8, 1, 8, 2), Preprocessing(1, 8, (0.5,), (0.5,)))
+    return ServerSettings(runs=folder, cache=folder / "cache", generator=str(made))
 
 
 @pytest.fixture

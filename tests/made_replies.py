@@ -61,11 +61,27 @@ class Pull:
         """Nothing is kept."""
 
 
+class Stretch:
+    """A generator whose images are its latents, and these twice the noise."""
+
+    noise = 4
+
+    def latents(self, noise: torch.Tensor) -> torch.Tensor:
+        return 2 * noise
+
+    def images(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents.view(-1, 1, 2, 2)
+
+
 def server(name: str, clients: int, options: dict[str, Any] | None = None) -> Method:
     """A server half that knows its clients; client i has 10 + i images."""
     half = HALVES[name]
-    setup = Setup(MODEL, BUFFERS, seed=3, task=TASK, knowledge=Pull(), secret=b"secret")
-    method: Method = half.Server(half.Settings.model_validate(options or {}), setup)
+    setup = Setup(
+        MODEL, BUFFERS, seed=3, task=TASK, knowledge=Pull(), generator=Stretch(), secret=b"secret"
+    )
+    short = dict.fromkeys(("server_steps", "server_epochs", "width", "hidden"), 2)
+    known = {name: n for name, n in short.items() if name in half.Settings.model_fields}
+    method: Method = half.Server(half.Settings.model_validate(known | (options or {})), setup)
     for client in range(clients):
         method.enrol(client, Source(10 + client, "made"))
     return method

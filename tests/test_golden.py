@@ -19,8 +19,8 @@ import torch
 from flwr.app import Error, Message
 
 from common.tensorfile import parse
-from server_app.settings import ServerSettings
 from server_app.transport.in_process import FIRST_NODE
+from tests.conftest import own_server
 
 FOLDER = Path(__file__).parent / "golden"
 LABELS = {"knowledge.kl": 0.0, "knowledge.crd": 0.0, "knowledge.cross-entropy": 1.0}
@@ -50,6 +50,10 @@ RUNS: dict[str, dict[str, Any]] = {
     "lg_fedavg": of("lg_fedavg", {**LOCAL, "width": 40}) | OWN,
     "fedgh": of("fedgh", {**LOCAL, "width": 40}) | OWN,
     "feddistill": of("feddistill", LOCAL) | OWN,
+    "fedgen": of("fedgen", {**LOCAL, "width": 40, "hidden": 16, "server-steps": 5}) | OWN,
+    "fedkd": of("fedkd", {**LOCAL, "energy-start": 0.8, "energy-end": 0.9}) | OWN,
+    "fedkd-batchnorm": of("fedkd", LOCAL) | OWN | NORM,
+    "fedktl": of("fedktl", {**LOCAL, "sgd.lr": 0.01, "width": 40, "server-epochs": 5}) | OWN,
     "fml-batchnorm": of("fml", LOCAL) | NORM,
     "fed_lpfm": of("fed_lpfm", {**LOCAL, "lambda": 0.0}),
     "local": of("local", LOCAL) | TESTED,
@@ -95,7 +99,7 @@ def interfere(message: Message, reply: Message) -> Message | None:
 def play(name: str, folder: Path) -> dict[str, Any]:
     from deploy.simulate import simulate
 
-    server = ServerSettings(runs=folder, cache=folder / "cache")
+    server = own_server(folder)
     path = simulate({**SHARED, **RUNS[name]}, server, lambda _: None, interfere=interfere)
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return {"processor": processor(), "models": models(path), "record": [*map(kept, lines)]}

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from common.tensors import Spec
+from common import low_rank
+from common.tensors import Spec, Tensors
 
 Specs = tuple[Spec, ...]
 Where = Mapping[str, tuple[NDArray[np.int64], ...]]
@@ -43,6 +44,10 @@ class Exactly:
     def places(self, got: Specs) -> Where | None:
         """The entries of ``specs`` that these tensors are; None if they are whole."""
         return None
+
+    def values(self, tensors: Tensors) -> Tensors:
+        """What came, as it is measured and added up."""
+        return tensors
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,21 @@ class NoLarger(Exactly):
     def places(self, got: Specs) -> Where | None:
         """The entries of ``specs`` that these tensors are; None if they are whole."""
         return {name: tuple(map(np.arange, shape)) for name, shape, _ in got}
+
+
+@dataclass(frozen=True)
+class LowRank(Exactly):
+    """These float32 tensors, in this order, each whole or as two factors with fewer numbers."""
+
+    def problem(self, got: Specs) -> str:
+        """What is wrong with the names, shapes or dtypes; empty if nothing is."""
+        if low_rank.fits(got, self.specs):
+            return ""
+        return f"is not these {len(self.specs)} tensors, whole or as two factors each"
+
+    def values(self, tensors: Tensors) -> Tensors:
+        """The products."""
+        return low_rank.expand(tensors, self.specs)
 
 
 @dataclass(frozen=True)

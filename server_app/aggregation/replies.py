@@ -100,7 +100,7 @@ class Replies:
         method, sizes = self._method, dict[str, float]()
         factor, expected = method.factor(client, up), _present(method.expects(client), up)
         for name, pattern in expected.items():
-            tensors = getattr(up, name)
+            tensors = pattern.values(getattr(up, name))
             if self._whole.setdefault(name, isinstance(pattern, Vector)) != isinstance(
                 pattern, Vector
             ):
@@ -122,7 +122,7 @@ class Replies:
         """Let a reply count."""
         client, up = offer.client, offer.up
         for name, pattern in offer.expected.items():
-            tensors = getattr(up, name)
+            tensors = pattern.values(getattr(up, name))
             self.norms.setdefault(name, {})[client] = offer.sizes[name]
             if name in self._method.collects:
                 self._kept.setdefault(name, {})[client] = tensors

@@ -22,17 +22,6 @@ def seeded(build: Callable[[], Net], seed: int) -> Net:
         return build()
 
 
-def state_of(module: nn.Module) -> Tensors:
-    """All parameters and buffers (a copy)."""
-    return Tensors.pack({name: part.numpy().copy() for name, part in module.state_dict().items()})
-
-
-def load_state(module: nn.Module, state: Tensors) -> None:
-    """Take up what ``state_of`` gave."""
-    named = state.unpack().items()
-    module.load_state_dict({name: torch.from_numpy(np.array(part)) for name, part in named})
-
-
 def rows_of(collected: Mapping[int, Tensors]) -> tuple[Tensor, Tensor]:
     """The vectors of all clients and classes, shape (n, k), and their labels, shape (n,)."""
     pairs = [

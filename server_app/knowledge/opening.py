@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median_low
 
@@ -21,13 +21,14 @@ from server_app.knowledge.build import build_regularizer
 from server_app.knowledge.settings import KnowledgeSettings
 from server_app.knowledge.terms.tasks import TaskShape
 from server_app.method import Knowledge
+from server_app.private.generator import ImageGenerator, load_generator
 from server_app.private.pretrained import PretrainedModel
-from server_app.private.seen import check_fits, check_unseen
+from server_app.private.seen import Seen, check_fits, check_unseen
 from server_app.private.sources import load_pretrained
 from server_app.public_data import PublicData
 from server_app.settings import ServerSettings
 
-__all__ = ["KnowledgeSettings", "open_knowledge", "server_set"]
+__all__ = ["KnowledgeSettings", "open_generator", "open_knowledge", "server_set"]
 
 
 def open_knowledge(
@@ -65,7 +66,7 @@ def open_knowledge(
             )
         pretrained = load_pretrained(server.private_model, public.classes, preprocessing)
         check_fits(pretrained.seen, pretrained.classes, settings.data, public.classes)
-        _check_disjoint(pretrained, settings, server, notice)
+        _check_disjoint(pretrained.seen, settings, server, notice, "private model")
     pixels, labels = server_set(options, settings, server, public)
     if not len(pixels):
         raise SettingsError("R_h needs images of the server: raise data.server-images above 0")
@@ -85,6 +86,31 @@ def open_knowledge(
     )  # fmt: skip
 
 
+def open_generator(
+    server: ServerSettings,
+    settings: RunSettings,
+    public: PublicData,
+    notice: Callable[[str], None],
+) -> ImageGenerator:
+    """The generator of a run.
+
+    Raises
+    ------
+    SettingsError: none is named, or the one that is has seen images of the run's clients.
+    ModelError: it cannot be used.
+    """
+    if not server.generator:
+        raise SettingsError(
+            f"method {settings.method} needs a generator of images: name it in the server's "
+            "environment as AUGFLOWER_GENERATOR (augflower pretrain --generator makes one)"
+        )
+    data = settings.data
+    preprocessing = Preprocessing(data.channels, data.image_size, public.mean, public.std)
+    generator = load_generator(Path(server.generator).expanduser(), preprocessing)
+    _check_disjoint(generator.seen, settings, server, notice, "generator")
+    return generator
+
+
 def _task_classes(data: DataSettings) -> int:
     """Classes of a task: as many as sources have at the median, two at least.
 
@@ -98,19 +124,20 @@ def _task_classes(data: DataSettings) -> int:
 
 
 def _check_disjoint(
-    pretrained: PretrainedModel,
+    seen: Sequence[Seen],
     settings: RunSettings,
     server: ServerSettings,
     notice: Callable[[str], None],
+    what: str,
 ) -> None:
     data = settings.data
     if data.name == "folder":  # devices bring images of their own, which the server cannot know
         return
     images = load(data.name, image_size=data.image_size, channels=data.channels)
     parts = plan(images.labels, data, images.owners)
-    if not check_unseen(pretrained.seen, data, images.labels, parts, not server.server_data):
+    if not check_unseen(seen, data, images.labels, parts, not server.server_data, what):
         notice(
-            "nobody knows which images the private model was trained on; if the clients' are among "
+            f"nobody knows which images the {what} was trained on; if the clients' are among "
             "them, the results will look better than they are"
         )
 

@@ -10,10 +10,11 @@ from pydantic import Field
 from torch import nn
 
 from common.methods.fedgh import Down, Up
+from common.models.state import load_state, state_of
 from common.sgd import LocalSgd
 from common.tensors import Tensors
 from server_app.aggregation.expected import AnyOf, Expected
-from server_app.families.fit import descend, load_state, rows_of, seeded, state_of
+from server_app.families.fit import descend, rows_of, seeded
 from server_app.families.own_models import OwnModels
 from server_app.method import MethodSettings, Replies, Saved, Setup
 from server_app.seeds import seed_for

@@ -130,7 +130,12 @@ def check_fits(
 
 
 def check_unseen(
-    seen: Sequence[Seen], data: DataSettings, labels: Indices, plan: Plan, own_set: bool
+    seen: Sequence[Seen],
+    data: DataSettings,
+    labels: Indices,
+    plan: Plan,
+    own_set: bool,
+    what: str = "private model",
 ) -> bool:
     """Whether it is known that a private model has seen no image that the run measures it on.
 
@@ -138,6 +143,7 @@ def check_unseen(
     ----------
     labels: of the run's data set, shape (n,).
     own_set: whether D_s is the plan's.
+    what: of the server has seen them.
 
     Raises
     ------
@@ -158,7 +164,7 @@ def check_unseen(
         found = ", ".join(f"{count} {name}" for name, count in shared.items() if count)
         mine = {f"data.{name}": getattr(data, name.replace("-", "_")) for name in _DECIDES}
         raise SettingsError(
-            f"the private model was trained on {sum(shared.values())} images that this run deals "
+            f"the {what} was trained on {sum(shared.values())} images that this run deals "
             f"to others ({found}): its results would not count. Run with the settings of its "
             f"training, {_words({name: training.settings.get(name, '?') for name in mine})}, or "
             f"train one for this run: augflower pretrain FOLDER {_words(mine)}"

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from client_app.methods import fedproto, fedtgp
+from common.models.state import load_state
 from common.tensors import Tensors
 from common.wire import pack, size
 from server_app.aggregation.replies import Replies
-from server_app.families.fit import load_state
 from server_app.methods import fedproto as fedproto_server
 from server_app.methods.fedtgp import Server, Settings, apart, margin
 from tests.own_devices import device, setup
