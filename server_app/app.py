@@ -135,6 +135,8 @@ def run(
     plan = Plan(
         folder.path.name, folder.meta["token"], len(initial), public.classes, public.digest,
         settings.data.sources, public.client_images, bindings, method.timed,
+        # Who evaluates must be known: sources are left in peace only where targets alone do.
+        on_demand=settings.round.fraction < 1 and settings.evaluation.who == "targets",
     )  # fmt: skip
     rounds = Rounds(
         grid, settings, method, knowledge, plan, folder,

@@ -250,3 +250,41 @@ def test_a_run_waits_for_the_devices_of_the_fleet_and_names_those_that_are_missi
         FleetError, match="only 0 of 2 nodes were ready after 0 s; not there: one, t"
     ):
         waiting([], 0, 0.2)
+
+
+def on_demand(plan: Plan, told: Mapping[str, Mapping[str, Any]]) -> Nodes:
+    nodes, _ = discovered(replace(plan, on_demand=True), told)
+    return nodes
+
+
+def test_a_source_of_which_all_is_said_introduces_itself_when_it_is_chosen():
+    nodes = on_demand(MINE, {"pi": OF_ITS_OWN, "new": OF_ITS_OWN, "pc": OF_ITS_OWN})
+    pi, new, pc = FIRST_NODE, FIRST_NODE + 1, FIRST_NODE + 2
+    assert nodes.expected == {pi: pi}
+    assert nodes.enrolled.keys() == {new}, "nothing is said of it, so it is asked"
+    assert nodes.eligible == [pi, new]
+    assert nodes.at(pi) == pi
+    nodes.wait_for(2, 0.1)
+    nodes.introduce([pi], 5.0)
+    assert nodes.enrolled.keys() == {pi, new}
+    assert nodes.expected == {}
+    assert nodes.sources == nodes.eligible == [pi, new]
+    assert pc not in nodes.enrolled, "it is a target in the list, and says that it is a source"
+
+
+def test_a_source_that_is_refused_is_not_expected():
+    nodes = on_demand(MINE, {"pi": OF_ITS_OWN | {"query": 10**6}})
+    assert nodes.eligible == [FIRST_NODE]
+    nodes.introduce([FIRST_NODE], 5.0)
+    nodes.discover()
+    assert nodes.eligible == []
+
+
+def test_where_data_are_partitioned_a_source_is_known_by_its_client():
+    plan = replace(DEALT, sources=3, bindings={
+        "a": Binding(role="source", clients="2"), "b": Binding(role="source"),
+        "c": Binding(role="source", clients="3-4"),
+    })  # fmt: skip
+    nodes = on_demand(plan, {name: {"clients": [3, 4]} for name in "abc"})
+    assert nodes.expected == {2: FIRST_NODE}
+    assert nodes.at(2) == FIRST_NODE

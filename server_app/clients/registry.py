@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import Message
@@ -15,7 +15,7 @@ from common.release import release
 from common.wire import pack
 from server_app.clients.bindings import Binding, awaited, misfits
 from server_app.monitoring.status import Status
-from server_app.transport.incomplete import forget
+from server_app.transport.incomplete import arrived, forget
 from server_app.transport.polling import Unreadable, pull
 from server_app.transport.push import push
 from server_app.validation.errors import Rejected, printable
@@ -25,6 +25,12 @@ Notice = Callable[[str], None]
 
 MOST_IMAGES = 10**7
 """Of a device's own, each half; what they count for, ``data.weight-limit`` bounds further."""
+
+LOOK = 2.0
+"""Seconds between two looks at who is online while introductions are awaited."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.25
+"""Seconds between two looks at what has come."""
 
 RETRY_AFTER = 15.0
 """Seconds before a node that failed to introduce itself is asked again."""
@@ -45,6 +51,8 @@ class Plan:
     client_images: numbers of support, query and test images of each client of the partition.
     bindings: name of a device -> what the operator has said of it.
     timed: width and images of a step that nodes are to time; None if none.
+    on_demand: whether sources of which the operator has said all that a choice needs introduce
+        themselves when they are first chosen, and not when they come.
     """
 
     run: str
@@ -56,6 +64,7 @@ class Plan:
     client_images: tuple[tuple[int, int, int], ...] = ()
     bindings: Mapping[str, Binding] = field(default_factory=dict)
     timed: tuple[float, int] | None = None
+    on_demand: bool = False
 
 
 class Nodes:
@@ -70,6 +79,7 @@ class Nodes:
     ----------
     enrolled: node id -> what it told about itself.
     online: node id -> when it last came online, in the SuperLink's words, at the last look.
+    expected: client -> its node, of sources that are online and introduce themselves on demand.
     names: node id -> the name under which its key was registered, of those that have one.
     """
 
@@ -86,6 +96,7 @@ class Nodes:
         self._rejected: dict[int, dict[str, str]] = {}
         self.enrolled: dict[int, enrolment.Up] = {}
         self.online: dict[int, str] = {}
+        self.expected: dict[int, int] = {}
         self._client_ids: dict[int, int] = {}  # of those online
         self._players: dict[int, int] = {}  # client of the partition -> the node that came last
         self._owners = {n: name for name, bound in plan.bindings.items() for n in bound.numbers}
@@ -95,6 +106,12 @@ class Nodes:
     def sources(self) -> list[int]:
         """Clients that train and are online, in order."""
         return self._with_role("source")
+
+    @property
+    def eligible(self) -> list[int]:
+        """Clients that train and are online, in order, also those that are to introduce themselves
+        when they are chosen."""
+        return sorted({*self.sources, *self.expected})
 
     @property
     def targets(self) -> list[int]:
@@ -107,7 +124,7 @@ class Nodes:
 
     def at(self, client_id: int) -> int | None:
         """The node in a client; None if it was not online at the last look."""
-        return self._client_ids.get(client_id)
+        return self._client_ids.get(client_id, self.expected.get(client_id))
 
     def last(self, client_id: int) -> int:
         """The node that was in a client last, be it online or not."""
@@ -141,7 +158,8 @@ class Nodes:
         end, told = time.monotonic() + seconds, ""
         while True:
             self.discover()
-            present, missing = len(self.enrolled.keys() & self.online.keys()), self._missing()
+            present = len(self.enrolled.keys() & self.online.keys()) + len(self.expected)
+            missing = self._missing()
             late = time.monotonic() > end
             if present >= max(count, 1) and (count or late or not missing):
                 if missing:
@@ -165,11 +183,48 @@ class Nodes:
         """Ask new nodes to introduce themselves, and take in those that have; waits for nobody."""
         self._look()
         now = time.monotonic()
-        new = sorted(
-            node
-            for node in self.online.keys() - self.enrolled.keys() - self._asked.keys()
-            if now - self._refused.get(node, -RETRY_AFTER) >= RETRY_AFTER
+        unknown = self.online.keys() - self.enrolled.keys() - self._asked.keys()
+        self.expected = {}
+        for node in sorted(unknown - self._refused.keys()) if self._plan.on_demand else ():
+            if (client_id := self._client_of(node)) is not None:
+                self.expected[client_id] = node
+        self._ask(
+            sorted(
+                node
+                for node in unknown - set(self.expected.values())
+                if now - self._refused.get(node, -RETRY_AFTER) >= RETRY_AFTER
+            )
         )
+        self._take_in()
+
+    def introduce(self, client_ids: Iterable[int], seconds: float) -> None:
+        """Let sources introduce themselves that were left in peace so far, and wait for them."""
+        asked = {self.expected.pop(client_id) for client_id in client_ids}
+        self._ask(sorted(asked))
+        end, pause, look = time.monotonic() + seconds, FIRST_PAUSE, time.monotonic() + LOOK
+        while asked & self._asked.keys() and time.monotonic() < end:
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+            if time.monotonic() >= look:
+                self._look()  # who has gone need not be waited for
+                look = time.monotonic() + LOOK
+            self._take_in()
+
+    def _client_of(self, node: int) -> int | None:
+        """The client of a source that has not introduced itself, if the operator has said it."""
+        bound = self._plan.bindings.get(self.names.get(node, ""))
+        if bound is None or bound.role != "source":
+            return None
+        if not self._plan.digest:
+            return node
+        numbers = bound.numbers
+        if len(numbers) != 1 or numbers[0] >= self._plan.sources:
+            return None
+        return None if numbers[0] in self._client_ids else numbers[0]
+
+    def _ask(self, new: Sequence[int]) -> None:
+        """Ask nodes to introduce themselves."""
+        now = time.monotonic()
         if new:
             plan = self._plan
             timed = plan.timed or (0.0, 0)
@@ -185,7 +240,14 @@ class Nodes:
                     self._asked[node] = (message_id, now + self._answer_timeout)
                     if node not in self._refused:
                         self._status.node(node, "unready", reason="has not introduced itself yet")
+
+    def _take_in(self) -> None:
+        """Take in the nodes that have introduced themselves."""
+        now = time.monotonic()
+        there = set(arrived(self._grid, [message_id for message_id, _ in self._asked.values()]))
         for node, (message_id, until) in list(self._asked.items()):
+            if message_id not in there and now < until and node in self.online:
+                continue
             reply = pull(self._grid, message_id)
             if reply is None and now < until and node in self.online:
                 continue
@@ -312,6 +374,7 @@ class Nodes:
     def _missing(self) -> list[str]:
         """Devices of the fleet that could take part, and were not heard of."""
         heard = (self.enrolled.keys() | self._refused.keys()) & self.online.keys()
+        heard |= set(self.expected.values())
         there = {self.names.get(node) for node in heard}
         can = awaited(self._plan.bindings, self._plan.sources, len(self._plan.client_images))
         return [name for name in can if name not in there]

@@ -36,6 +36,9 @@ from server_app.validation.message import Asked, check, read
 
 Notice = Callable[[str], None]
 
+INTRODUCTION = 60.0
+"""Seconds that a round waits for clients that it chose first to introduce themselves."""
+
 
 class Held(NamedTuple):
     """A reply that waits to be compared with others of its round."""
@@ -176,15 +179,10 @@ class Training:
         told = False
         while True:
             self._nodes.discover()
-            for client_id in self._nodes.sources:
-                self._introduce(client_id)
-            self._weigh()
-            free, late = self._exchange.free(self._nodes.sources)
+            free, late = self._exchange.free(self._nodes.eligible)
             client_ids = able(round, free, self._nodes, self._gate, self._status)
-            if client_ids:
-                count = max(1, round_up(rules.fraction * len(client_ids)))
-                chosen = random.Random(seed_for(self._settings.seed, "sample", round))
-                return sorted(chosen.sample(client_ids, count)), client_ids, late
+            if chosen := self._choose(round, client_ids):
+                return chosen, client_ids, late
             if time.monotonic() > end:
                 raise FleetError(
                     f"round {round}: no source node was there for {rules.wait:.0f} s; the last "
@@ -195,6 +193,24 @@ class Training:
                 self._status.phase(round, "waiting")
                 told = True
             time.sleep(0.5)
+
+    def _choose(self, round: int, client_ids: list[int]) -> list[int]:
+        """A share of clients, in order; all have introduced themselves."""
+        dice = random.Random(seed_for(self._settings.seed, "sample", round))
+        count = max(1, round_up(self._settings.round.fraction * len(client_ids)))
+        chosen: set[int] = set()
+        while client_ids and len(chosen) < count:
+            drawn = dice.sample(client_ids, min(count - len(chosen), len(client_ids)))
+            if new := [client_id for client_id in drawn if client_id in self._nodes.expected]:
+                self._nodes.introduce(new, INTRODUCTION)
+            # Others are drawn in the place of those that cannot take part.
+            chosen |= set(drawn) & set(self._nodes.sources)
+            left = set(client_ids) - set(drawn)
+            client_ids = [client_id for client_id in client_ids if client_id in left]
+        for client_id in self._nodes.sources:
+            self._introduce(client_id)
+        self._weigh()
+        return sorted(chosen)
 
     def _look(self, round: int, answer: Answer, rejected: list[dict[str, str]]) -> Held | None:
         """A reply, unless something other than its sizes is wrong with it."""
