@@ -164,7 +164,7 @@ TABLE: dict[str, tuple[Spoil, str]] = {
     "absurd loss": (plain(loss=1e12), "loss"),
     "curvature below zero": (plain(curvature=-1.0), "curvature"),
     "absurd curvature": (plain(curvature=1e30), "curvature"),
-    "unusual curvature": (plain(curvature=9e5), "curvature"),
+    "curvature over all bounds": (plain(curvature=2e6), "curvature"),
     # which dual, which round
     "base of the future": (plain(base=999), "base"),
     "base below zero": (plain(base=-1), "base"),

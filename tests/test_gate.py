@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 
 from server_app.validation.errors import Rejected
-from server_app.validation.gate import OFFENCES, PAUSE, Gate, check_fields
+from server_app.validation.gate import OFFENCES, PAUSE, Candidate, Gate, check_fields
 from server_app.validation.outliers import (
     CAP,
     DEVIATIONS,
     DOUBTFUL,
     EARLY,
     LEAST,
+    ROUNDS,
+    SHARE,
     SMALLEST,
     WARM_UP,
-    WINDOW,
     Usual,
 )
 
@@ -28,43 +29,68 @@ from server_app.validation.outliers import (
 def test_limit_is_the_median_and_eight_deviations_of_the_logarithms():
     sizes = np.exp([-2.0, -1.0, 0.0, 1.0, 2.0] * 8)
     # Median 0; the deviations are 2, 1, 0, 1, 2, so that their median is 1.
-    assert Usual(sizes).limit == pytest.approx(min(CAP, math.exp(8 * 1.4826)))
-    alike = Usual([3.0] * 50)
-    assert alike.limit == pytest.approx(3 * math.exp(DEVIATIONS * SMALLEST))
+    assert Usual().limit(DEVIATIONS, sizes) == pytest.approx(min(CAP, math.exp(8 * 1.4826)))
+    assert Usual().limit(DEVIATIONS, [3.0] * 50) == pytest.approx(
+        3 * math.exp(DEVIATIONS * SMALLEST)
+    )
 
 
 def test_no_limit_but_the_cap_for_two():
-    usual = Usual([1.0] * (LEAST - 1))
-    assert usual.limit == CAP
+    usual = Usual([[1.0] * (LEAST - 1)])
+    assert usual.limit(DEVIATIONS) == CAP
     usual.extend([0.0])  # a client without anything to say has no say
-    assert usual.limit == CAP
+    assert usual.limit(DEVIATIONS) == CAP
     usual.extend([1.0])
-    assert usual.limit < CAP
+    assert usual.limit(DEVIATIONS) < CAP
 
 
 def test_a_few_that_lie_close_together_judge_with_more_room():
-    assert Usual([1.0] * (WARM_UP - 1)).limit == pytest.approx(math.exp(DEVIATIONS * EARLY))
-    assert Usual([1.0] * WARM_UP).limit == pytest.approx(math.exp(DEVIATIONS * SMALLEST))
+    for count, sigma in ((WARM_UP - 1, EARLY), (WARM_UP, SMALLEST)):
+        limit = Usual([[1.0] * (count - 5)]).limit(DEVIATIONS, [1.0] * 5)
+        assert limit == pytest.approx(math.exp(DEVIATIONS * sigma))
 
 
-def test_a_round_of_thousands_leaves_room_for_those_before_it():
+def test_a_round_of_thousands_is_kept_from_its_smallest_to_its_largest():
     """The sizes of a round come in the order of its clients; kept are not those of the last."""
     usual = Usual()
-    for _ in range(5):
+    for _ in range(ROUNDS + 1):
         usual.extend([*[1.0] * 1500, *[100.0] * 500])
     kept = usual.state()
-    assert len(kept) == WINDOW
-    assert sum(size == 100.0 for size in kept) == pytest.approx(0.25 * WINDOW, abs=5)
-    assert usual.limit == pytest.approx(math.exp(DEVIATIONS * SMALLEST))
+    assert len(kept) == ROUNDS
+    assert all(sizes.count(100.0) == pytest.approx(SHARE / 4, abs=1) for sizes in kept)
+    assert usual.limit(DEVIATIONS) == pytest.approx(math.exp(DEVIATIONS * SMALLEST))
+
+
+def test_numbers_that_rise_and_fall_together_are_judged_by_their_own_round():
+    """A run's sizes change by more, from round to round, than those of one round differ."""
+    dice = np.random.default_rng(2)
+    usual = Usual()
+    for round in range(60):
+        level = math.exp(3 * math.sin(round))  # by factors of up to 400
+        sizes = level * np.exp(0.2 * dice.normal(size=10))
+        limit = usual.limit(DEVIATIONS, sizes)
+        assert max(sizes) < limit, "an honest round that is larger than those before it"
+        if round > 3:
+            assert limit < 60 * level, "a lie that would have been usual some rounds ago"
+        usual.extend(sizes)
+
+
+def test_rounds_of_two_are_judged_by_all_recent_ones():
+    usual = Usual()
+    for _ in range(15):
+        usual.extend([1.0, 2.0])
+    assert usual.limit(DEVIATIONS, [1.0, 1000.0]) < 100
 
 
 def test_a_fifth_of_the_senders_cannot_climb():
     """With a fifth of liars the limit is exp(0.32 + 8 * 1.38), not exp(8), and stays there."""
     dice = np.random.default_rng(0)
-    usual = Usual(np.exp(dice.normal(size=200)))
+    usual, limits = Usual(), [math.exp(8)]
     for _ in range(200):  # each time as large as it is let
-        usual.extend([*np.exp(dice.normal(size=8)), *[0.99 * usual.limit] * 2])
-    assert math.exp(8) < usual.limit < math.exp(12.5)
+        honest = np.exp(dice.normal(size=40))
+        limits.append(usual.limit(DEVIATIONS, [*honest, *[limits[-1]] * 10]))
+        usual.extend([*honest, *[0.99 * limits[-1]] * 10])
+    assert math.exp(8) < np.mean(limits[100:]) < math.exp(12.5)
 
 
 def test_heavy_tails_pass():
@@ -136,7 +162,6 @@ def test_the_first_replies_judge_each_other(liar: int, size: float):
     gate = Gate()
     assert together(gate, 1, sizes) == [node for node in range(4) if node != liar]
     assert gate.rejections == {liar: 1}
-    assert gate.wanted == WARM_UP - 3
 
 
 def test_of_two_neither_is_an_outlier():
@@ -145,18 +170,28 @@ def test_of_two_neither_is_an_outlier():
 
 def test_replies_are_held_back_until_enough_are_known():
     gate = Gate()
-    assert gate.wanted == WARM_UP
     together(gate, 1, [1.0] * (WARM_UP - 5))
-    assert gate.wanted == 5
+    assert not gate.plain(Candidate(7, None, {"change": 1.0}))
     together(gate, 1, [1.0] * 5)
-    assert gate.wanted == 1
+    assert gate.plain(Candidate(7, None, {"change": 1.0}))
+
+
+def test_later_only_what_is_larger_than_usual_is_held_back_and_judged_by_its_round():
+    gate = Gate()
+    together(gate, 1, [1.0] * WARM_UP)
+    gate.end_round()
+    large = [Candidate(node, None, {"change": 80.0 + node}) for node in range(4)]
+    assert gate.plain(Candidate(9, None, {"change": 1.5}))
+    assert not any(map(gate.plain, large))
+    assert together(gate, 2, [80.0, 81.0, 82.0, 83.0]) == [0, 1, 2, 3], "all have risen"
+    gate.end_round()
+    assert together(gate, 3, [1.0, 1.1, 80.0, 1.2]) == [0, 1, 3], "one has"
 
 
 def test_refused_sizes_never_judge():
     gate = Gate()
     for node in range(WARM_UP):
         good(gate, 1, node)
-    assert gate.wanted == 1
     with pytest.raises(Rejected, match="change: size 1e\\+05"):
         gate.admit(1, 50, lambda: (None, {"change": 1e5}))
     gate.end_round()
@@ -164,8 +199,7 @@ def test_refused_sizes_never_judge():
         gate.admit(2, 51, lambda: (None, {"change": 1e3}))
     good(gate, 2, 52)
     gate.end_round()
-    assert 1e3 not in gate.state()["usual"]["change"]
-    assert 1e5 not in gate.state()["usual"]["change"]
+    assert gate.state()["usual"]["change"] == [[1.0] * WARM_UP, [1.0]]
 
 
 def test_who_was_unusual_is_blamed_if_the_model_is_lost_before_a_better_one_is_found():
@@ -186,7 +220,7 @@ def test_who_was_unusual_is_blamed_if_the_model_is_lost_before_a_better_one_is_f
 @pytest.mark.parametrize(("moving", "blamed"), [(None, [7]), (["change"], []), (["bend"], [7])])
 def test_only_what_moves_the_model_makes_a_suspect(moving: list[str] | None, blamed: list[int]):
     gate = Gate()
-    for size in (*[1.0] * WARM_UP, 5.0):
+    for size in (*[1.0] * WARM_UP, 10.0):
         candidate = gate.look(1, 7, lambda size=size: (None, {"bend": size}))
         gate.compare([candidate])
         gate.decide(1, candidate, moving)

@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from server_app.admm.penalty import MARGIN, Penalty
+from common.methods.augfl import Up
+from common.sketch import sketch
+from common.tensors import Tensors
+from server_app.admm.penalty import MARGIN, Penalty, usual_curvature
 from server_app.admm.proximal import damping_of
 from server_app.admm.safeguard import GROWTH, INNER, REACH, Safeguard
+from server_app.aggregation.replies import Replies
+from server_app.method import Setup, Source
+from server_app.methods.augfl import Server, Settings
 from server_app.saved import load, save
+from tests.quadratic import take
 
 
 def cut(safeguard: Safeguard, length: float, size: float) -> float:
@@ -106,3 +113,30 @@ def test_goes_on_from_its_state():
     assert two.total(1, 0.1, 0.1) == one.total(1, 0.1, 0.1)
     assert two.secant(1.0, 9.0, 1.0, [6]) == one.secant(1.0, 9.0, 1.0, [6]) < 9.0
     assert cut(other, 1e6, 1e9) == cut(careful, 1e6, 1e9)
+
+
+@pytest.mark.parametrize("made_up", [1e3, 1e6])
+def test_one_made_up_curvature_does_not_decide_rho(made_up: float):
+    honest = [8.0, 9.0, 10.0, 10.0, 11.0, 12.0, 9.5, 10.5, 10.0]
+    assert usual_curvature([*honest, made_up]) < 12 * 10
+    assert rho_of([*honest, made_up]) < 3 * rho_of([*honest, 10.0])
+
+
+def test_an_honest_curvature_of_ten_times_the_others_counts_as_it_is():
+    assert usual_curvature([1.0] * 9 + [10.0]) > 10
+    assert usual_curvature([0.0, 0.0]) == 0
+
+
+def rho_of(curvatures: list[float]) -> float:
+    """rho of AugFL's first step, in which clients tell these curvatures."""
+    start = Tensors.pack({"theta": np.ones(4, np.float32)})
+    server = Server(Settings.model_validate({"lambda": 0.0, "rho": 1e-6}), Setup(start))
+    for client in range(len(curvatures)):
+        server.enrol(client, Source(10))
+    replies = Replies(server)
+    for client, curvature in enumerate(curvatures):
+        increment = start.with_vector(np.full(4, 0.1, np.float32))
+        echo = sketch(increment.vector).tolist()
+        take(replies, client, Up(1, 10, 1.0, 0, increment, echo, curvature))
+    server.step(1, replies)
+    return server.penalty.used

@@ -22,7 +22,7 @@ from server_app.method import LOST
 from server_app.rounds.safeguard import MAX_VAIN, MAX_VOID, Safeguard
 from server_app.transport.in_process import FIRST_NODE
 from server_app.validation.errors import Rejected
-from server_app.validation.gate import PAUSE, Gate
+from server_app.validation.gate import PAUSE, Candidate, Gate
 from tests.bad_replies import plain
 
 NONE = Tensors((), {})
@@ -110,9 +110,10 @@ def test_at_the_best_model_it_is_what_was_usual_that_is_at_fault():
         gate.admit(1, node, lambda: (None, {"change": 1.0}))
     guard.close(1, 20, replies(method, 20), [])
     guard.close(2, 4, replies(method, 0), rejected(gate, 2, range(4)))
-    assert gate.wanted == 1
+    one = Candidate(0, None, {"change": 1.0})
+    assert gate.plain(one)
     assert guard.close(3, 4, replies(method, 0), rejected(gate, 3, range(4))) == ({}, None)
-    assert gate.wanted == 20
+    assert not gate.plain(one)
 
 
 def test_a_loss_out_of_all_bounds_goes_back_and_who_was_unusual_is_set_aside():
@@ -120,7 +121,7 @@ def test_a_loss_out_of_all_bounds_goes_back_and_who_was_unusual_is_set_aside():
     for node in range(20):
         gate.admit(1, node, lambda: (None, {"change": 1.0}))
     guard.close(1, 20, replies(method, 20), [])
-    gate.admit(2, 7, lambda: (None, {"change": 6.0}))
+    gate.admit(2, 7, lambda: (None, {"change": 9.0}))
     method.loss = 1.2
     guard.close(2, 20, replies(method, 20), [])
     method.loss = 1e3

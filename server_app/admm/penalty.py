@@ -20,8 +20,12 @@ curvature. The steps themselves then do, through their damping (``proximal.py``)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
+import numpy as np
+
+from server_app.aggregation.losses import bound
 from server_app.saved import Saved
 
 MARGIN = 0.5
@@ -35,6 +39,19 @@ of them."""
 
 DECAY = 0.9
 """A curvature once seen is forgotten slowly: one flat step must not end the caution."""
+
+
+SPREAD = 0.3
+"""Deviation of the logarithms of a round's curvatures, at least."""
+
+
+def usual_curvature(curvatures: Sequence[float]) -> float:
+    """What none of a round's curvatures counts for more than.
+
+    A curvature is what its sender says, and one honest client may have ten times that of others.
+    """
+    positive = [curvature for curvature in curvatures if curvature > 0]
+    return math.exp(bound(np.log(positive).tolist(), SPREAD)) if positive else 0.0
 
 
 class Penalty:

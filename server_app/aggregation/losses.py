@@ -1,8 +1,9 @@
-"""The loss of a round: a mean over clients in which none has more say than its share."""
+"""Means over the clients of a round in which no number has more say than its share."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,12 +12,23 @@ SMALLEST = 0.25
 """Of the deviations, nats: that of a round in which all clients are as good is nearly nothing."""
 
 
+def bound(numbers: Sequence[float], smallest: float) -> float:
+    """8 deviations above the median; a deviation is 1.4826 times the median absolute one.
+
+    Parameters
+    ----------
+    smallest: deviation, at least.
+    """
+    middle = float(np.median(numbers))
+    deviation = max(smallest, 1.4826 * float(np.median(np.abs(np.array(numbers) - middle))))
+    return middle + DEVIATIONS * deviation
+
+
 class Losses:
     """Weighted mean of the losses that come with the replies of a round.
 
     A loss is what its sender says. The mean takes one that is more than 8 deviations above the
-    median as these 8; a deviation is 1.4826 times the median absolute one, and at least 0.25 nats.
-    Without such a loss it is the plain mean.
+    median, of at least 0.25 nats, as these 8. Without such a loss it is the plain mean.
     """
 
     def __init__(self) -> None:
@@ -33,10 +45,7 @@ class Losses:
         """Nats; NaN without any."""
         if not self._losses:
             return float("nan")
-        losses = np.array(self._losses)
-        middle = float(np.median(losses))
-        deviation = max(SMALLEST, 1.4826 * float(np.median(np.abs(losses - middle))))
-        most = middle + DEVIATIONS * deviation
+        most = bound(self._losses, SMALLEST)
         pairs = zip(self._losses, self._weights, strict=True)
         total = math.fsum(weight * min(loss, most) for loss, weight in pairs)
         return total / math.fsum(self._weights)

@@ -147,11 +147,19 @@ class Replies:
         """What the reply of a client counts for."""
         return self._weights[client]
 
-    def mean(self, number: str, of: Callable[[Any], bool] = lambda up: True) -> float:
-        """Weighted mean of a numeric field, over the replies for which ``of`` holds; else 0."""
+    def mean(
+        self, number: str, of: Callable[[Any], bool] = lambda up: True, most: float = math.inf
+    ) -> float:
+        """Weighted mean of a numeric field, over the replies for which ``of`` holds; else 0.
+
+        Parameters
+        ----------
+        most: what larger numbers are taken as.
+        """
         chosen = [(self._weights[client], up) for client, up in self.ups.items() if of(up)]
         total = math.fsum(weight for weight, _ in chosen)
-        return math.fsum(weight * getattr(up, number) for weight, up in chosen) / (total or 1.0)
+        values = (weight * min(getattr(up, number), most) for weight, up in chosen)
+        return math.fsum(values) / (total or 1.0)
 
     def total(self, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
         """sum_i factor_i x_i of a field of whole vectors, shape (d,)."""

@@ -33,7 +33,7 @@ from pydantic import Field, model_validator
 from common.methods.augfl import Difference, Down, Up
 from common.tensors import Tensors
 from server_app.admm.duals import Duals
-from server_app.admm.penalty import Penalty
+from server_app.admm.penalty import Penalty, usual_curvature
 from server_app.admm.proximal import Proximal, distance_weight
 from server_app.admm.safeguard import Safeguard
 from server_app.admm.shares import Shares
@@ -48,6 +48,8 @@ from server_app.method import (
     Setup,
     Source,
 )
+from server_app.validation.errors import Rejected
+from server_app.validation.outliers import CAP
 
 STALE = 0.25
 """Share of Y, by weight, that may be the duals of clients that have left. A restart costs
@@ -162,8 +164,9 @@ class Server(Method):
 
     def check(self, client: int, up: Up, sizes: dict[str, float]) -> dict[str, float]:
         """Compare a reply with Y; over the weight, the size of a dual is that of a gradient."""
-        size = self.duals.size(client, up, sizes["increment"])
-        return {"increment": size / self.share(client), "curvature": up.curvature}
+        if up.curvature > CAP:
+            raise Rejected("curvature", f"is {up.curvature:.3g}, over {CAP:g}", excessive=True)
+        return {"increment": self.duals.size(client, up, sizes["increment"]) / self.share(client)}
 
     def go_back(self, model: Tensors | None, buffers: Tensors, blamed: bool) -> bool:
         """Return to an earlier model; with twice the rho, where no client can be blamed."""
@@ -200,9 +203,10 @@ class Server(Method):
         prior = Proximal(
             self.knowledge, theta, s.lambda_ * share, s.server_steps, self.exact, s.adaptive_rho
         )
+        most = usual_curvature([up.curvature for up in valid.values()])
         curvature = self.penalty.secant(
             float(np.linalg.norm(increments)),
-            replies.mean("curvature") * share,
+            replies.mean("curvature", most=most) * share,
             1.0 if len(valid) == len(clients) else sum(map(replies.weight, valid)) / share,
             (up.base for up in valid.values()),
         )

@@ -33,6 +33,7 @@ from server_app.seeds import seed_for
 from server_app.validation.errors import Rejected, printable
 from server_app.validation.gate import Candidate, Gate, check_fields
 from server_app.validation.message import Asked, check, read
+from server_app.validation.outliers import WARM_UP
 
 Notice = Callable[[str], None]
 
@@ -104,7 +105,7 @@ class Training:
                 asked,
                 lambda client_id: self._method.broadcast(round, client_id),
                 # Who is compared with whom must not depend on who was quick.
-                in_order=lambda: self._gate.wanted > 1,
+                in_order=lambda: self._gate.learning,
             )
         self._replies = Replies(self._method)
         self._grown: list[dict[str, str]] = []
@@ -124,12 +125,9 @@ class Training:
             with watch.phase("absorb"):
                 if answer.reply is not None and (one := self._look(round, answer, rejected)):
                     held.append(one)
-                if position == len(asked) or len(held) >= self._gate.wanted:
-                    self._gate.compare([one.candidate for one in held])
-                    for one in held:
-                        if entry := self._absorb(round, one, begun, rejected):
-                            clients[one.answer.client_id] = entry
-                    held.clear()
+                for one in self._ready(held, last=position == len(asked)):
+                    if entry := self._absorb(round, one, begun, rejected):
+                        clients[one.answer.client_id] = entry
         with watch.phase("update"):
             self._replies.sort()
             metrics, back = self.safeguard.close(round, len(asked), self._replies, self._grown)
@@ -222,6 +220,15 @@ class Training:
             return None
         return Held(answer, client, seen)
 
+    def _ready(self, held: list[Held], last: bool) -> list[Held]:
+        """Takes what can be decided on from the replies that are held back."""
+        ready = [held.pop()] if held and self._gate.plain(held[-1].candidate) else []
+        if last or len(held) >= WARM_UP:
+            ready += held
+            held.clear()
+            self._gate.compare([one.candidate for one in ready])
+        return ready
+
     def _absorb(
         self,
         round: int,
@@ -229,7 +236,7 @@ class Training:
         begun: float,
         rejected: list[dict[str, str]],
     ) -> dict[str, Any] | None:
-        """Let the method have a reply, if its sizes are usual; its entry for the record."""
+        """Let the method have a reply, unless a size is too much; its entry for the record."""
         answer = held.answer
         try:
             offer = self._gate.decide(round, held.candidate, moving=held.candidate.seen.sizes)

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from server_app.aggregation.expected import Expected
 from server_app.validation.errors import Rejected
-from server_app.validation.outliers import WARM_UP, Usual
+from server_app.validation.outliers import DEVIATIONS, DOUBTFUL, WARM_UP, Usual
 
 OFFENCES = 3
 """Rejections in a row after which a node is set aside; after a pause, one is enough."""
@@ -51,14 +51,15 @@ class _Record:
 class Gate:
     """Admits replies, counts rejections, sets repeat offenders aside.
 
-    As long as little is known, replies are held back and compared with each other before any of
-    them counts; ``docs/gate.md`` says how.
+    Replies that are larger than usual, and all as long as little is known, are held back and
+    compared with the others of their round before they count; ``docs/gate.md`` says how.
     """
 
     def __init__(self) -> None:
         self._nodes: dict[int, _Record] = {}
         self._usual: dict[str, Usual] = {}
-        self._compared: dict[str, Usual] = {}
+        self._limits: dict[str, tuple[float, float]] = {}  # too much, and doubtful
+        self._plain: dict[str, float] = {}
         self._sizes: dict[str, list[float]] = {}
         self._admitted = 0
         self._suspects: set[int] = set()
@@ -70,9 +71,9 @@ class Gate:
         return {node: record.rejected for node, record in self._nodes.items()}
 
     @property
-    def wanted(self) -> int:
-        """Replies to hold back until they can be compared; 1 once enough is known."""
-        return max(1, WARM_UP - self._admitted)
+    def learning(self) -> bool:
+        """Whether so little is known that all replies are held back."""
+        return self._admitted < WARM_UP
 
     def set_aside(self, round: int) -> dict[int, int]:
         """Node that is set aside in this round -> the round in which it is asked again."""
@@ -112,20 +113,31 @@ class Gate:
             raise
         return Candidate(node, seen, sizes)
 
+    def plain(self, candidate: Candidate[Any]) -> bool:
+        """Whether a reply need not be held back: by recent rounds nothing of it is large."""
+        if self.learning:
+            return False
+        for name, size in candidate.sizes.items():
+            if name not in self._plain:
+                # Of the first round that is known what has been admitted of this one.
+                past = self._usual.get(name)
+                known = past or Usual([self._sizes[name]])
+                self._plain[name] = known.limit(DOUBTFUL)
+            if size > self._plain[name]:
+                return False
+        return True
+
     def compare(self, candidates: Sequence[Candidate[Any]]) -> None:
         """Let replies of one round have a say in what is usual, before they are decided on."""
-        if self._admitted >= WARM_UP:
-            return
         for name in {name for candidate in candidates for name in candidate.sizes}:
-            before = self._usual[name].state() if name in self._usual else []
-            usual = self._compared[name] = Usual([*before])
-            now = (candidate.sizes[name] for candidate in candidates if name in candidate.sizes)
-            usual.extend([*self._sizes.get(name, []), *now])
+            sizes = [c.sizes[name] for c in candidates if name in c.sizes]
+            now, usual = [*self._sizes.get(name, []), *sizes], self._usual.get(name, Usual())
+            self._limits[name] = usual.limit(DEVIATIONS, now), usual.limit(DOUBTFUL, now)
 
     def decide(
         self, round: int, candidate: Candidate[Seen], moving: Container[str] | None = None
     ) -> Seen:
-        """What was seen of a reply whose sizes are not too much.
+        """What was seen of a reply that is plain, or was compared and has no size that is too much.
 
         Parameters
         ----------
@@ -136,14 +148,16 @@ class Gate:
         Rejected: with the field and the reason.
         """
         node, sizes = candidate.node, candidate.sizes
+        if not self.plain(candidate):
+            for name, size in sizes.items():
+                limit, doubtful = self._limits[name]
+                if size > limit:
+                    self.reject(round, node)
+                    reason = f"size {size:.3g}; by what is usual here, {limit:.3g} is too much"
+                    raise Rejected(name, reason, excessive=True)
+                if size > doubtful and (moving is None or name in moving):
+                    self._unusual.add(node)
         for name, size in sizes.items():
-            usual = self._compared.get(name) or self._usual[name]
-            if size > usual.limit:
-                self.reject(round, node)
-                reason = f"size {size:.3g}; by what is usual here, {usual.limit:.3g} is too much"
-                raise Rejected(name, reason, excessive=True)
-            if size > usual.doubtful and (moving is None or name in moving):
-                self._unusual.add(node)
             self._sizes.setdefault(name, []).append(size)
         self._admitted += bool(sizes)
         if node in self._nodes:
@@ -188,13 +202,13 @@ class Gate:
 
     def drop_round(self) -> None:
         """What came in this round is about a model that is lost: it judges nothing."""
-        self._sizes.clear()
-        self._unusual.clear()
-        self._compared.clear()
+        for kept in (self._sizes, self._unusual, self._limits, self._plain):
+            kept.clear()
 
     def forget(self) -> None:
         """What was usual is no longer: learn anew."""
         self._usual.clear()
+        self._plain.clear()
         self._admitted = 0
 
     def state(self) -> dict[str, Any]:

@@ -1,15 +1,17 @@
-"""What is usual for a positive number such as a norm, judged by those seen before.
+"""What is usual for a positive number such as a norm, judged by those of the same round.
 
-limit = exp(median + 8 sigma) of the logarithms, sigma = 1.4826 times their median absolute
-deviation and at least 0.3. A few senders cannot climb by sending, each time, as much as they are
-let. Measured on honest runs in ``docs/gate.md``.
+limit = exp(median + 8 sigma) of the logarithms of a round's numbers. sigma is 1.4826 times the
+median absolute deviation from the median of each number's own round, over recent rounds, and at
+least 0.45. All numbers of a round rise and fall together, by far more than they differ: a limit for
+the numbers of many rounds would be too low where they rise, and let lies pass where they fall.
+Measured on honest runs in ``docs/gate.md``.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -19,18 +21,17 @@ LEAST = 3
 WARM_UP = 20
 """Numbers from which on their deviation is taken as it is."""
 
-WINDOW = 500
-"""Recent numbers that count."""
+ROUNDS = 20
+"""Recent rounds whose numbers count."""
 
 SHARE = 100
-"""Numbers of one round that are kept, evenly from the smallest to the largest: a round with more
-would otherwise be judged by its last ones alone."""
+"""Numbers of one round that are kept, evenly from the smallest to the largest."""
 
 DEVIATIONS = 8.0
 DOUBTFUL = 4.0
 """Deviations from which on a number is let pass, but remembered if the model is lost later."""
 
-SMALLEST = 0.3
+SMALLEST = 0.45
 EARLY = 0.6
 """Smallest sigma, and that before ``WARM_UP``: a few numbers may lie close together by chance."""
 
@@ -39,40 +40,38 @@ CAP = 1e6
 
 
 class Usual:
-    """Limits for one kind of number.
+    """Limits for one kind of number."""
 
-    Attributes
-    ----------
-    limit: more is too much.
-    doubtful: more is unusual.
-    """
-
-    def __init__(self, seen: Iterable[float] = ()) -> None:
-        self._seen: deque[float] = deque(seen, maxlen=WINDOW)
-        self._judge()
+    def __init__(self, rounds: Iterable[Sequence[float]] = ()) -> None:
+        self._rounds: deque[list[float]] = deque(map(list, rounds), maxlen=ROUNDS)
 
     def extend(self, numbers: Iterable[float]) -> None:
         """Let the numbers of a round judge those that follow; zeros have no say."""
-        found = [number for number in numbers if number > 0]
+        found = sorted(number for number in numbers if number > 0)
         if len(found) > SHARE:
-            ordered = sorted(found)
-            found = [ordered[round(at)] for at in np.linspace(0, len(found) - 1, SHARE)]
-        self._seen.extend(found)
-        self._judge()
+            found = [found[round(at)] for at in np.linspace(0, len(found) - 1, SHARE)]
+        if found:
+            self._rounds.append(found)
 
-    def state(self) -> list[float]:
+    def limit(self, deviations: float, now: Iterable[float] = ()) -> float:
+        """What is so many deviations above the median; more may be too much.
+
+        Parameters
+        ----------
+        now: the numbers of the same round that are known; by fewer than three it is not judged,
+            but by all numbers of recent rounds.
+        """
+        rounds = [np.log(numbers) for numbers in self._rounds]
+        rounds.append(np.log([number for number in now if number > 0]))
+        pooled = np.concatenate(rounds)
+        if len(pooled) < LEAST:
+            return CAP
+        medians = [float(np.median(logs if len(logs) >= LEAST else pooled)) for logs in rounds]
+        spread = np.abs(np.concatenate([a - m for a, m in zip(rounds, medians, strict=True)]))
+        smallest = EARLY if len(pooled) < WARM_UP else SMALLEST
+        sigma = max(smallest, 1.4826 * float(np.median(spread)))
+        return min(CAP, math.exp(min(medians[-1] + deviations * sigma, math.log(CAP))))
+
+    def state(self) -> list[list[float]]:
         """All that is needed to go on."""
-        return list(self._seen)
-
-    def _judge(self) -> None:
-        self.limit = self.doubtful = CAP
-        if len(self._seen) < LEAST:
-            return
-        logs = np.log(np.array(self._seen))
-        middle = float(np.median(logs))
-        smallest = EARLY if len(self._seen) < WARM_UP else SMALLEST
-        sigma = max(smallest, 1.4826 * float(np.median(np.abs(logs - middle))))
-        self.limit, self.doubtful = (
-            min(CAP, math.exp(min(middle + n * sigma, math.log(CAP))))
-            for n in (DEVIATIONS, DOUBTFUL)
-        )
+        return list(self._rounds)
