@@ -49,7 +49,7 @@ def partitions(
 
 
 def pool(data: Any, classes: Sequence[str] | None = None) -> DataSet:
-    """One data set, in any form that ``partitions`` takes, to be dealt to clients.
+    """One data set, in any form that ``partitions`` takes, to be assigned to clients.
 
     Raises
     ------

@@ -54,7 +54,7 @@ class Run:
 
         Columns: ``loss`` (of training), ``accuracy_before``, ``accuracy_after`` (adaptation; by
         targets, shares from 0 to 1), ``loss_before``, ``loss_after``, ``std_after``; the same of
-        sources with ``sources_`` before them, where they judge; ``asked``, ``replies``,
+        sources with ``sources_`` before them, where they evaluate; ``asked``, ``replies``,
         ``missing``, ``rejected``; ``seconds``, ``bytes_down``, ``bytes_up``; and what the method
         records, as ``method_NAME``. What was not measured in a round is NaN.
         """
@@ -62,7 +62,7 @@ class Run:
 
     @property
     def clients(self) -> pd.DataFrame:
-        """One row for each part that a client took: training, or judging the model.
+        """One row for each part that a client took: training, or evaluating the model.
 
         Columns: ``round``, ``client``, ``node``, ``role`` ("source" or "target"), ``part``
         ("training" or "evaluation"), ``examples``, ``seconds``, ``loss``, ``accuracy_before``,
@@ -97,8 +97,8 @@ class Run:
     def plot(self, *columns: str, axes: Axes | None = None) -> Axes:
         """Draw columns of ``metrics`` over the rounds, with matplotlib.
 
-        Without ``columns`` the accuracies before and after adaptation, or where nobody judged, the
-        loss. Rounds in which a figure was not measured are bridged.
+        Without ``columns`` the accuracies before and after adaptation, or, without an evaluation,
+        the loss. Rounds in which a figure was not measured are bridged.
         """
         figures = self.metrics
         chosen = list(columns) or [

@@ -50,12 +50,12 @@ def simulate(
     method: one of ``augflower list methods``.
     model: a name, or a module that maps (n, c, size, size) to logits (n, classes); the run starts
         from its weights, and it stays as it is.
-    clients: the name of a data set; a data set, to be dealt out as ``settings`` say; the path of a
+    clients: the name of a data set; a data set, to be assigned as ``settings`` say; the path of a
         folder with one subfolder a client, and in it one a class; or a list with the images of
         each client (``augflower.clients.partitions`` says in which forms). An image that is the
         only one of its class at a client of a list is left out: it cannot be both adapted on and
         asked.
-    targets: how many clients, the last ones, never train but are what the model is judged on. Of
+    targets: how many clients, the last ones, never train but are what the model is evaluated on. Of
         a list every fourth by default, at least one; else the setting ``data.targets``.
     server: images of the server's own, D_s, beside a list of clients; in the same forms.
     classes: names of the classes, for data in memory.

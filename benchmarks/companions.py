@@ -1,17 +1,16 @@
-"""AugFL beside what it must beat: every method tuned on other deals, with as many trials.
+"""AugFL beside what it must beat: every method tuned on other partitions, with as many trials.
 
     python -m benchmarks.companions [--point half] [--seeds 3] [--rounds 30] [--tune 100]
 
 Points: "same", the server knows all classes; "half", it knows five of ten, and so does its private
 model; "turned", all its images are turned by a quarter, those of its private model too. A method
-has a grid of settings, each of the same length; the best by the mean of the tuning deals is what
-the reported deals see. Where the best is at the end of the grid, the table says so. Settings are
-chosen anew for each number of rounds. "Before" is the model as it is, "one step" has rate 0.05;
-"fine-tuned" adapts the same model by the best of a list of steps and rates on the support set,
-chosen on the tuning deals as well. Each finished run is kept in a JSON file; a second call goes on
-from there. Gradients are those that one device evaluates in one round, in passes over its images;
-a step's length is that of the last round over the model's norm.
-"""
+has a grid of settings, each of the same length; the best by the mean of the tuning partitions is
+what the reported partitions see. Where the best is at the end of the grid, the table says so.
+Settings are chosen anew for each number of rounds. "Before" is the model as it is, "one step" has
+rate 0.05; "fine-tuned" adapts the same model by the best of a list of steps and rates on the
+support set, chosen on the tuning partitions as well. Each finished run is kept in a JSON file; a
+second call goes on from there. Gradients are those that one device evaluates in one round, in
+passes over its images; a step's length is that of the last round over the model's norm."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ from PIL import Image
 from rich.console import Console
 
 from benchmarks.machine import footer
-from client_app.adapt import adapt, judge
+from client_app.adapt import adapt, measure
 from common.config import DataSettings
 from common.data.client import client_data
 from common.data.load import load
@@ -86,8 +85,8 @@ def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--point", choices=POINTS, default="half")
-    parser.add_argument("--seeds", type=int, default=3, help="reported deals: 0, 1, ...")
-    parser.add_argument("--tune", type=int, nargs="+", default=[100], help="deals to tune on")
+    parser.add_argument("--seeds", type=int, default=3, help="reported partitions: 0, 1, ...")
+    parser.add_argument("--tune", type=int, nargs="+", default=[100], help="partitions to tune on")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--folder", type=Path, default=Path("runs/companions"))
@@ -117,13 +116,13 @@ class Bench:
         """First lines of the table."""
         return [
             f"| {self._point}, {self._rounds} rounds, {seeds} seeds | before | one step "
-            f"| fine-tuned | tuned on {len(tune)} deals, {len(RATES)} trials "
+            f"| fine-tuned | tuned on {len(tune)} partitions, {len(RATES)} trials "
             "| gradients on the device | step |",
             "| --- " * 7 + "|",
         ]
 
     def rows(self, name: str, tune: list[int], seeds: range) -> list[str]:
-        """Tune, run the reported deals, write the line."""
+        """Tune, run the reported partitions, write the line."""
         _, key, grid = METHODS[name]
         tuned = {value: [self.run(name, value, seed) for seed in tune] for value in grid}
         best = max(grid, key=lambda value: np.mean([run["after"] for run in tuned[value]]))
@@ -193,7 +192,7 @@ class Bench:
 
 
 def turn(folder: Path, data: dict[str, Any]) -> None:
-    """The server's parts of a deal as folders ``pretrain`` and ``server``, turned by a quarter."""
+    """The server's parts as folders ``pretrain`` and ``server``, turned by a quarter."""
     settings = DataSettings.model_validate({k.removeprefix("data."): v for k, v in data.items()})
     pool = load(settings.name, image_size=settings.image_size, channels=settings.channels)
     parts = plan(pool.labels, settings)
@@ -220,7 +219,7 @@ def fine_tuned(vector: torch.Tensor, config: dict[str, Any]) -> list[float]:
             begun = 0 if steps == STEPS[0] else FINE[at - 1][0]
             start = adapted if begun else vector
             adapted = adapt(model, start, support, rate, steps - begun)
-            right[at] += judge(model, adapted, client, "support")[0]
+            right[at] += measure(model, adapted, client, "support")[0]
         asked += len(client.query_labels)
     return (100 * right / asked).tolist()
 

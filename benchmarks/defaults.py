@@ -87,11 +87,11 @@ def one(data: dict[str, Any], method: str, rounds: int, seed: int) -> dict[str, 
         with contextlib.suppress(RunError):  # diverged: what was reached is in the record
             simulate(config, server, lambda _: None)
         lines = [json.loads(line) for line in (root / "run/metrics.jsonl").open()]
-    judged = [line["evaluation"] for line in lines if line.get("evaluation")]
+    evaluated = [line["evaluation"] for line in lines if line.get("evaluation")]
     finished = lines[-1]["round"] == rounds
     return {
-        "untrained": 100 * judged[0]["accuracy_after"],
-        "end": 100 * judged[-1]["accuracy_after"] if finished else float("nan"),
+        "untrained": 100 * evaluated[0]["accuracy_after"],
+        "end": 100 * evaluated[-1]["accuracy_after"] if finished else float("nan"),
         "fell back": sum("fell_back" in line.get("method", {}) for line in lines),
         "void": sum(bool(line.get("rejected")) for line in lines),
     }

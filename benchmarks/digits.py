@@ -1,12 +1,11 @@
 """Digits: with and without the private model, and what rho and lambda do, fixed and adaptive.
 
-    python -m benchmarks.digits gain      # ten deals
-    python -m benchmarks.digits rho       # a grid of rho and lambda, three deals
+    python -m benchmarks.digits gain      # ten partitions
+    python -m benchmarks.digits rho       # a grid of rho and lambda, three partitions
 
-In one process: 6 sources and 18 targets, random class pairs, 20 rounds. Each
-seed deals the images anew and trains its own private model. Settings were chosen on the deals of
-seeds 11 to 16; the tables use others. Accuracy is that of the targets after one adaptation step.
-"""
+In one process: 6 sources and 18 targets, random class pairs, 20 rounds. Each seed partitions the
+images anew and trains its own private model. Settings were chosen on the partitions of seeds 11 to
+16; the tables use others. Accuracy is that of the targets after one adaptation step."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ from deploy.simulate import simulate
 from server_app.private.settings import PretrainSettings
 from server_app.settings import ServerSettings
 
-# Chosen on the deals of seeds 11 to 16.
+# Chosen on the partitions of seeds 11 to 16.
 CONFIG: dict[str, Any] = {
     "augfl.rho": 0.1,
     "augfl.lambda": 1.0,
@@ -73,7 +72,7 @@ def gain(folder: Path) -> str:
     lines += [
         "",
         f"Gain through the private model at the end: {difference[:, 4].mean():.1f} points "
-        f"(standard error {standard_error(difference[:, 4]):.1f}, 10 deals, paired); smallest "
+        f"(standard error {standard_error(difference[:, 4]):.1f}, 10 partitions, paired); smallest "
         f"mean gain at any evaluated round {difference[:, 1:].mean(0).min():.1f}.",
     ]
     return "\n".join(lines)
@@ -112,15 +111,15 @@ def accuracies(
 
     Parameters
     ----------
-    architecture: of the private model, trained on the deal's own images if it is not there yet.
-    server_data: folder of the server's images; by default its part of the deal.
+    architecture: of the private model, trained on the server's own images if it is not there yet.
+    server_data: folder of the server's images; by default its part of the partition.
     """
     images = changes.get("data.pretrain-images", 500)
     private = folder / f"private-{architecture}-{images}-{seed}"
     quiet = Console(file=StringIO())
     if not private.exists():
-        deal = {"data.seed": seed, "data.pretrain-images": images}
-        pretrain_model(private, deal, architecture, PretrainSettings(epochs=10), console=quiet)
+        partition = {"data.seed": seed, "data.pretrain-images": images}
+        pretrain_model(private, partition, architecture, PretrainSettings(epochs=10), console=quiet)
     name = f"run-{len(list((folder / 'runs').glob('*')))}"
     config = {
         **CONFIG, "rounds": 20, "evaluation.every": 5, "seed": seed, "data.seed": seed,
@@ -132,13 +131,13 @@ def accuracies(
     with contextlib.suppress(RunError):  # diverged: what was reached is in the record
         simulate(config, server, lambda _: None)
     record = (folder / "runs" / name / "metrics.jsonl").read_text().splitlines()
-    judged = [line["evaluation"] for line in map(json.loads, record) if line.get("evaluation")]
-    found = [100 * entry["accuracy_after"] for entry in judged]
+    evaluated = [line["evaluation"] for line in map(json.loads, record) if line.get("evaluation")]
+    found = [100 * entry["accuracy_after"] for entry in evaluated]
     return found + [np.nan] * (5 - len(found))
 
 
 def standard_error(values: np.ndarray) -> float:
-    """Of a mean over deals."""
+    """Of a mean over partitions."""
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 

@@ -70,7 +70,7 @@ from common.methods import fedavg
 from common.wire import pack, unpack
 from deploy.fleet_calls import SIGNED_FOR, Advice
 from deploy.recovery import RETRIED
-from deploy.sleeps import Patience
+from deploy.sleeps import PollInterval
 
 CHANNELS = 64
 LONGEST_WAIT = 20.0
@@ -100,7 +100,7 @@ class FakeDevice:
         self._node = Node(node_id=(await self._call("ActivateNode", request)).node_id)
         self._counts["online"] += 1
         beating = asyncio.create_task(self._beat())
-        idle, advice = Patience(0.05, 3.0), Advice()
+        idle, advice = PollInterval(0.05, 3.0), Advice()
         try:
             while True:
                 answer = await self._call(

@@ -4,11 +4,10 @@
 
 40 source clients, 2 classes each, 20 to 40 images, 20 % of them to adapt on. The private model
 (20,000 images), the server's set D_s (10,000 images), the sources and the targets share no image.
-Each seed deals the images anew, trains its own private model and starts from its own weights. The
-targets number 150 instead of 10, so that the standard error stays under one point. Runs that are
-finished are not repeated; their folders hold everything. Settings were chosen on the deal of seed
-100, which is in no table.
-"""
+Each seed partitions the images anew, trains its own private model and starts from its own weights.
+The targets number 150 instead of 10, so that the standard error stays under one point. Runs that
+are finished are not repeated; their folders hold everything. Settings were chosen on the partition
+of seed 100, which is in no table."""
 
 from __future__ import annotations
 

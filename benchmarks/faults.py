@@ -108,7 +108,7 @@ def play(
     name = f"run-{len(list(folder.glob('*')))}"
     config = {
         "rounds": ROUNDS, "evaluation.every": 10, "method": method, "seed": seed, "run-name": name,
-        "data.seed": seed, "data.sources": SOURCES, "data.targets": 10, "round.patience": 0.0,
+        "data.seed": seed, "data.sources": SOURCES, "data.targets": 10, "round.return-timeout": 0.0,
         **METHODS[method], **more,
     }  # fmt: skip
     grid = InProcessGrid(client, node_configs(data), default_config() | config)  # type: ignore[arg-type]
@@ -120,8 +120,8 @@ def play(
         ended = str(error)
     text = (folder / name / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
-    judged = [line["evaluation"] for line in lines if line.get("evaluation")]
-    return 100 * judged[-1]["accuracy_after"], lines, ended
+    evaluated = [line["evaluation"] for line in lines if line.get("evaluation")]
+    return 100 * evaluated[-1]["accuracy_after"], lines, ended
 
 
 @contextmanager

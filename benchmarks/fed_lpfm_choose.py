@@ -1,4 +1,4 @@
-"""Settings for Fed-LPFM and its rivals, tried on a deal that no other table reports.
+"""Settings for Fed-LPFM and its rivals, tried on a partition that no other table reports.
 
     python -m benchmarks.fed_lpfm_choose
 

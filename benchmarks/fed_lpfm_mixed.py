@@ -3,7 +3,7 @@
     python -m benchmarks.fed_lpfm_mixed [--seeds 0 1 2] [--rounds 30]
 
 Ten clients with two classes each on Fashion-MNIST. AugFL seeks a model that is good *after* one
-step on two classes; Fed-LPFM seeks one that is good as it is, on all ten. Judged are both: the
+step on two classes; Fed-LPFM seeks one that is good as it is, on all ten. Evaluated are both: the
 model as it is on a balanced test set, and after one step on each of 20 clients that never train.
 
 - "dual": in AugFL's sum of duals, a distilling client's mean step stands for its meta-gradient.
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from flwr.app import Context, RecordDict
 
 from benchmarks.fed_lpfm_runs import TAUGHT, Options, closing, options, print_table, table, teacher
-from client_app.adapt import adapt, judge
+from client_app.adapt import adapt, measure
 from client_app.batches import Batch
 from client_app.device import Device
 from client_app.distillation import mixture
@@ -116,17 +116,17 @@ class World:
             device.teachers = Teachers(self._teachers, "fashion-mnist", classes, labels, pictures)
         return device
 
-    def judge(self, vector: np.ndarray) -> tuple[float, float]:
+    def evaluate(self, vector: np.ndarray) -> tuple[float, float]:
         """Accuracy as it is on the balanced set, and after one step on the targets."""
         theta = torch.tensor(vector)
         images, labels = self.tested
         balanced = ClientData(images[:1], labels[:1], images, labels, tuple(range(10)), -1)
-        right, _ = judge(self.model, theta, balanced, "running")
+        right, _ = measure(self.model, theta, balanced, "running")
         after = total = 0
         for data in self.targets:
             support = (data.support_images, data.support_labels)
             adapted = adapt(self.model, theta, support, ALPHA, 1)
-            after += judge(self.model, adapted, data, "running")[0]
+            after += measure(self.model, adapted, data, "running")[0]
             total += len(data.query_labels)
         return right / len(labels), after / total
 
@@ -226,7 +226,7 @@ def main() -> None:
     worlds = [World(asked, seed) for seed in asked.seeds]
     rows = {}
     for name, (play, taught) in ROWS.items():
-        pairs = np.array([w.judge(play(w, asked.rounds, taught)) for w in worlds]) * 100
+        pairs = np.array([w.evaluate(play(w, asked.rounds, taught)) for w in worlds]) * 100
         spread = pairs.std(0, ddof=1) if len(pairs) > 1 else np.zeros(2)
         cells = zip(pairs.mean(0), spread, strict=True)
         rows[name] = [f"{mean:.1f} ± {std:.1f}" for mean, std in cells]

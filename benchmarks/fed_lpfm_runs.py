@@ -4,12 +4,14 @@ Clients train a small CNN in one process, over the same wire as a fleet: ten of 
 split, five in the Dirichlet partitions, because at 0.01 a class goes to hardly more than one client
 and ten classes do not reach ten clients. A client holds 40 images of each of its classes in the
 class split, and 20 times the number of its classes at most in the others. The proxy sees them at
-14x14 pixels unless told otherwise, which costs a quarter of the time of 28x28. The model is judged
-on a balanced test set of 2,000 images (the server's part of the plan, which no client holds), as it
-is after the last round. Teachers are small CLIP models trained on a third part of the data set (see
-deploy/train_teacher.py), anew for each seed, so that no teacher has seen a test image.
+14x14 pixels unless told otherwise, which costs a quarter of the time of 28x28. The model is
+evaluated on a balanced test set of 2,000 images (the server's part of the plan, which no client
+holds), as it is after the last round. Teachers are small CLIP models trained on a third part of the
+data set (see deploy/train_teacher.py), anew for each seed, so that no teacher has seen a test
+image.
 
-Every method's settings are chosen on a deal that no table reports (benchmarks/fed_lpfm_choose.py).
+Every method's settings are chosen on a partition that no table reports
+(benchmarks/fed_lpfm_choose.py).
 Finished runs are kept in the folder and not repeated.
 """
 
@@ -182,7 +184,7 @@ def run(
     teachers: Callable[[int], str] = lambda _: "",
     **settings: Any,
 ) -> Score:
-    """Train with one method, or find the run, and judge the model.
+    """Train with one method, or find the run, and evaluate the model.
 
     Parameters
     ----------
@@ -214,10 +216,10 @@ def run(
         grid = InProcessGrid(app, nodes, default_config() | config)
         server = ServerSettings(runs=asked.folder / "runs")
         simulate(config, server, lambda _: None, grid=grid)
-    return judge(folder / "models" / "last.safetensors", asked, seed)
+    return evaluate(folder / "models" / "last.safetensors", asked, seed)
 
 
-def judge(model: Path, asked: Options, seed: int) -> Score:
+def evaluate(model: Path, asked: Options, seed: int) -> Score:
     """Accuracy of a model on the balanced test set of a seed."""
     packaged, _ = load_packaged(model)
     images = load("fashion-mnist", image_size=asked.image_size, channels=1)

@@ -1,6 +1,6 @@
 """Methods for devices with models of their own, on Fashion-MNIST: accuracy, traffic, time.
 
-HtFLlib's setting in small: four architectures are dealt to the clients in turn, images by
+HtFLlib's setting in small: four architectures are assigned to the clients in turn, images by
 Dirichlet(0.1), and each client tests on a quarter of its own that it never trains on. All methods
 have the published features of 512 numbers, batches of 10 and one local epoch, and one learning rate
 for all, higher than the published 0.01 because rounds are few; what else they have is their

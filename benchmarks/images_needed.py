@@ -54,9 +54,9 @@ def accuracies(clients: int, each: int, seed: int) -> tuple[float, float]:
             lambda _: None,
             clients=write_clients(place / "clients", clients, each, seed),
         )  # fmt: skip
-        judged = read_run(run).rounds[-1].evaluation
-        assert judged is not None
-        return 100 * judged.accuracy_before, 100 * judged.accuracy_after
+        evaluated = read_run(run).rounds[-1].evaluation
+        assert evaluated is not None
+        return 100 * evaluated.accuracy_before, 100 * evaluated.accuracy_after
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.knowledge
 
-The setting of ``benchmarks.digits``, 20 rounds, three deals. Each gain is paired with a
-run without the private model on the same deal. D_s "of another domain" are the same images
+The setting of ``benchmarks.digits``, 20 rounds, three partitions. Each gain is paired with a
+run without the private model on the same partition. D_s "of another domain" are the same images
 changed on purpose; its labels stay right.
 """
 
@@ -27,7 +27,7 @@ from common.config import DataSettings
 from common.data.load import load
 from common.data.plan import plan
 
-DEALS = range(3)
+SEEDS = range(3)
 Pixels = NDArray[np.uint8]
 
 
@@ -70,11 +70,11 @@ def main() -> None:
             change: Callable[..., Pixels] | None = options.pop("change", None)
             classes = options.pop("classes", 10)
             ends = []
-            for seed in DEALS:
-                progress.print(f"{title}, {model}: deal {seed}")
+            for seed in SEEDS:
+                progress.print(f"{title}, {model}: partition {seed}")
                 own = _folder(folder, seed, change, classes) if change else None
                 ends.append(accuracies(folder, seed, changes, server_data=own, **options)[-1])
-            gains = np.array(ends) - [without(seed, images) for seed in DEALS]
+            gains = np.array(ends) - [without(seed, images) for seed in SEEDS]
             print(
                 f"| {title} | {model} | {np.mean(ends):.1f} | {gains.mean():.1f} | "
                 f"{standard_error(gains):.1f} |",
@@ -99,7 +99,7 @@ def main() -> None:
 def _folder(
     root: Path, seed: int, change: Callable[[Pixels, np.random.Generator], Pixels], classes: int
 ) -> Path:
-    """The deal's D_s as a folder of images, changed; only the first ``classes`` classes."""
+    """The partition's D_s as a folder of images, changed; only the first ``classes`` classes."""
     settings = DataSettings.model_validate({"seed": seed})
     pool = load(settings.name, image_size=settings.image_size, channels=settings.channels)
     folder, dice = root / f"{change.__name__}-{classes}-{seed}", np.random.default_rng(seed)

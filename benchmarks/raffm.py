@@ -3,7 +3,7 @@
     python -m benchmarks.raffm [--seeds 3] [--rounds 40] [--model cnn-small] [--only ...]
 
 Of ten devices two can train the whole network, three half of its width and five a quarter. They
-are dealt Fashion-MNIST by a Dirichlet distribution; the model is evaluated without adaptation on
+are assigned Fashion-MNIST by a Dirichlet distribution; the model is evaluated without adaptation on
 twenty clients that never train. All arms have the same local SGD, none is tuned. Each finished run
 is kept in a JSON file; a second call goes on from there. Bytes are those that all devices send;
 they are sent as many. Memory is that of the largest device (``common/capacity.py``).
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.machine import footer
-from client_app.adapt import judge
+from client_app.adapt import evaluate
 from client_app.app import app as client_app
 from common.capacity import cost
 from common.config import DataSettings, parse
@@ -48,7 +48,7 @@ DATA = {
     "data.pretrain-images": 0,
 }  # fmt: skip
 LOCAL = {"raffm.sgd.lr": 0.05, "raffm.sgd.epochs": 2, "raffm.sgd.batch-size": 16}
-OWN = {"raffm.deal": ",".join(f"{width:g}" for width in DEAL), "raffm.draw": "own"}
+OWN = {"raffm.assign": ",".join(f"{width:g}" for width in DEAL), "raffm.draw": "own"}
 WHOLE = {"raffm.widths": "1"}
 ARMS: dict[str, dict[str, Any]] = {
     "all train the whole": WHOLE,
@@ -174,7 +174,7 @@ def served(whole: FlatModel, name: str, settings: DataSettings) -> dict[str, flo
         network.load_tensors(values)
         small = FlatModel(cut(network.module, each / width))
         vector = small.vector.clone()
-        right = sum(judge(small, vector, client, "running")[0] for client in clients)
+        right = sum(evaluate(small, vector, client, "running")[0] for client in clients)
         found[f"{each:g}"] = 100 * right / asked
     return found
 

@@ -75,7 +75,7 @@ def seconds_a_round(nodes: int, megabytes: float, rounds: int, warm: bool) -> li
 def seconds_by_phase(nodes: int, model: str, rounds: int) -> tuple[float, dict[str, float]]:
     """Megabytes of a model that go to a device, and the median seconds of each of ``PHASES``.
 
-    One of the devices only judges the model. The first round is left out.
+    One of the devices only evaluates the model. The first round is left out.
     """
     data = DataSettings(sources=nodes - 1, targets=1, samples_min=5, samples_max=8)
     config: dict[str, Scalar] = {

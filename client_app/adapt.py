@@ -30,8 +30,8 @@ def adapt(
     model.module.train()
     for _ in range(steps):
         model.load(vector)
-        slope, _ = model.gradient(lambda: F.cross_entropy(model.module(images), labels))
-        vector.sub_(slope, alpha=alpha)
+        grad, _ = model.gradient(lambda: F.cross_entropy(model.module(images), labels))
+        vector.sub_(grad, alpha=alpha)
     return vector
 
 
@@ -59,7 +59,9 @@ def in_use(
     return model.module.eval()
 
 
-def judge(model: FlatModel, vector: Tensor, data: ClientData, statistics: str) -> tuple[int, float]:
+def measure(
+    model: FlatModel, vector: Tensor, data: ClientData, statistics: str
+) -> tuple[int, float]:
     """Right answers and mean cross-entropy (nats) on the client's images for evaluation.
 
     Parameters
@@ -86,12 +88,12 @@ def evaluate(down: Down, device: Device) -> Up:
     up = Up([], [], [], [], [], [], [])
     for data in device.clients:
         model.load_buffers(down.buffers)
-        before, loss_before = judge(model, theta, data, down.statistics)
+        before, loss_before = measure(model, theta, data, down.statistics)
         adapted = adapt(
             model, theta, (data.support_images, data.support_labels), down.alpha, down.steps
         )
         model.load_buffers(down.buffers)
-        after, loss_after = judge(model, adapted, data, down.statistics)
+        after, loss_after = measure(model, adapted, data, down.statistics)
         _add(up, data, (before, loss_before), (after, loss_after))
     return up
 

@@ -40,10 +40,10 @@ def note(device: Device, settings: RunSettings) -> None:
 
 def card_of(device: Device, settings: RunSettings) -> Card:
     """How the run's model is used on this device."""
-    data, judged = settings.data, settings.evaluation
+    data, evaluated = settings.data, settings.evaluation
     return Card(
         settings.model, device.classes, data.channels, data.image_size,
-        *moments(data.name, data.channels), judged.alpha, judged.steps, judged.statistics,
+        *moments(data.name, data.channels), evaluated.alpha, evaluated.steps, evaluated.statistics,
         settings.method, settings.run_name,
     )  # fmt: skip
 

@@ -185,8 +185,8 @@ def learn(
 
     def gradient(vector: Tensor, batch: Batch) -> tuple[Tensor, float]:
         part.put(model.vector, vector)
-        slope, value = model.gradient(lambda: minimised(*batch))
-        return part.take(slope), value
+        grad, value = model.gradient(lambda: minimised(*batch))
+        return part.take(grad), value
 
     with part.alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of dropout

@@ -1,6 +1,6 @@
 """Keeps for ``augflower serve`` the model that a device would use now.
 
-It is the one that evaluation judges: the personal model of a method that has such, or the global
+It is the one that an evaluation is of: the personal model of a method that has such, or the global
 model, adapted to the device's own support images. A device meets it when the server sends the next
 round's work or asks for an evaluation, so that what is kept rests on replies that the server took.
 """
@@ -67,11 +67,9 @@ def _module(
         return module.eval()
     if not (hasattr(down, "model") and hasattr(down, "buffers")):
         return None
-    judged = down if isinstance(down, Evaluated) else settings.evaluation
+    how = down if isinstance(down, Evaluated) else settings.evaluation
     theta = torch.tensor(down.model.vector)
-    return in_use(
-        device.model, theta, down.buffers, data, judged.alpha, judged.steps, judged.statistics
-    )
+    return in_use(device.model, theta, down.buffers, data, how.alpha, how.steps, how.statistics)
 
 
 def _pixels(data: ClientData, card: Card) -> Labelled:

@@ -34,10 +34,10 @@ def local_sgd(
     total, seen = 0.0, 0
     for _ in range(sgd.epochs):
         for batch in epoch(*data, sgd.batch_size, generator):
-            slope, loss = gradient(vector, batch)
+            grad, loss = gradient(vector, batch)
             if sgd.weight_decay:
-                slope.add_(vector, alpha=sgd.weight_decay)
-            velocity.mul_(sgd.momentum).add_(slope)
+                grad.add_(vector, alpha=sgd.weight_decay)
+            velocity.mul_(sgd.momentum).add_(grad)
             vector.sub_(velocity, alpha=sgd.lr)
             total, seen = total + loss * len(batch[1]), seen + len(batch[1])
     return vector, total / max(seen, 1)

@@ -35,7 +35,7 @@ PARTITIONS: dict[Partition, str] = {
     "dirichlet": "every client its own mix of classes, from a Dirichlet distribution",
     "iid": "every client the same mix of classes",
     "natural": "the clients that the data set itself names",
-    "pfllib-dirichlet": "all images by draws from a Dirichlet distribution, as PFLlib deals them",
+    "pfllib-dirichlet": "all images by draws from a Dirichlet distribution, as PFLlib draws them",
     "pfllib-pathological": "all images, data.classes-per-client classes a client, as PFLlib does",
     "pfllib-dir01": "all of fashion-mnist to 20 clients, by PFLlib's published counts of Dir(0.1)",
 }
@@ -44,7 +44,7 @@ PARTITIONS: dict[Partition, str] = {
 PFLLIB: frozenset[Partition] = frozenset(
     {"pfllib-dirichlet", "pfllib-pathological", "pfllib-dir01"}
 )
-"""Partitions that deal all images, whatever ``samples_min`` and ``samples_max`` say."""
+"""Partitions of all images, whatever ``samples_min`` and ``samples_max`` say."""
 
 FOR_DEVICES = frozenset({"method", "model", "own-models", "seed", "run-name", "data", "evaluation"})
 """Settings and sections that devices read. What they need of a method's comes with each round."""
@@ -77,7 +77,7 @@ class DataSettings(Settings):
 
     name: str = Field("digits", description="Data set, or 'folder' for each device's own images.")
     class_names: str = Field("", description="Classes of devices' own images, separated by commas.")
-    partition: Partition = Field("random-pairs", description="How images are dealt to clients.")
+    partition: Partition = Field("random-pairs", description="How clients get their images.")
     sources: int = Field(6, ge=1, le=100_000, description="Clients that train.")
     targets: int = Field(18, ge=0, le=100_000, description="Clients that never train.")
     classes_per_client: int = Field(
@@ -121,11 +121,11 @@ class DataSettings(Settings):
 class EvaluationSettings(Settings):
     """How, by whom and how often the model is evaluated."""
 
-    every: int = Field(5, ge=0, description="Rounds between evaluations; 0 judges only the end.")
+    every: int = Field(5, ge=0, description="Rounds between evaluations; 0 evaluates only the end.")
     alpha: float = Field(0.05, gt=0, le=10, description="Adaptation rate.")
     steps: int = Field(1, ge=0, le=1000, description="Adaptation steps on the support set.")
     statistics: Literal["support", "query", "running"] = Field(
-        "support", description="Whose BatchNorm statistics judge an adapted model."
+        "support", description="Whose BatchNorm statistics an adapted model is evaluated with."
     )
     who: Literal["targets", "sources", "both"] = Field(
         "targets", description="Clients that never train, those that do, or both."
@@ -142,7 +142,7 @@ class RoundSettings(Settings):
     for each answer that it finishes, and stops nothing.
 
     A node that fails or is lost on the way is asked once more in the same round, if it is there
-    again within ``patience``.
+    again within ``return_timeout``.
     """
 
     nodes: int = Field(
@@ -154,7 +154,7 @@ class RoundSettings(Settings):
     quorum: float = Field(
         0.5, gt=0, le=1, description="Share of the asked nodes without which a round is void."
     )
-    patience: float = Field(
+    return_timeout: float = Field(
         30, ge=0, description="Wait for a node lost in a round, seconds; 0: it is not asked again."
     )
 
@@ -166,7 +166,7 @@ class RunSettings(Settings):
     rounds: int = Field(30, ge=0, le=1_000_000, description="Rounds of training.")
     model: str = Field("cnn-tiny", description="Architecture of the clients' model.")
     own_models: str = Field(
-        "", description="Architectures of clients' own models, dealt in turn; empty: that of model."
+        "", description="Architectures of clients' own models, in turn; empty: that of model."
     )
     pretrained_weights: str = Field(
         "",

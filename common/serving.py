@@ -1,4 +1,4 @@
-"""What a device keeps for ``augflower serve``: names of files, and images to judge models by."""
+"""What a device keeps for ``augflower serve``: names of files, and images to evaluate models by."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import torch
 
-from client_app.adapt import adapt, evaluate_personal, judge
+from client_app.adapt import adapt, evaluate_personal, measure
 from client_app.kept import apart
 from common.config import DataSettings, parse
 from common.data.client import ClientData, client_data
@@ -25,7 +25,7 @@ class Adapted:
 
     Attributes
     ----------
-    support, query: number of images adapted on, and of others it was judged on.
+    support, query: number of images adapted on, and of others it was evaluated on.
     before, after: accuracy on the query images, from 0 to 1.
     path: the adapted model.
     """
@@ -47,7 +47,7 @@ def adapt_model(
     support_fraction: float = 0.5,
     seed: int = 0,
 ) -> Adapted:
-    """Adapt on part of a folder's images, judge on the rest, save the adapted model.
+    """Adapt on part of a folder's images, evaluate on the rest, save the adapted model.
 
     Parameters
     ----------
@@ -78,11 +78,11 @@ def adapt_model(
     if found is not None:
         return _own(found, data, out, card.steps if steps is None else steps, alpha)
     theta = torch.tensor(model.parameters.vector)
-    before, _ = judge(model, theta, data, card.statistics)
+    before, _ = measure(model, theta, data, card.statistics)
     model.load_buffers(buffers)
     alpha, steps = card.alpha if alpha is None else alpha, card.steps if steps is None else steps
     vector = adapt(model, theta, (data.support_images, data.support_labels), alpha, steps)
-    after, loss = judge(model, vector, data, card.statistics)
+    after, loss = measure(model, vector, data, card.statistics)
     if not (torch.isfinite(vector).all() and math.isfinite(loss)):
         raise ModelError(
             f"{model_path} diverges on {folder} with alpha={alpha:g}, steps={steps}: its answers "
@@ -104,11 +104,11 @@ def _own(
     if alpha is not None:
         raise ModelError(f"alpha has no part in how {card.method} makes a new client's model")
     device = apart(card, "target", data, card.architecture)
-    judged = evaluate_personal(half.personal, down, device, steps)
-    if not math.isfinite(judged.loss_after[0]):
+    evaluated = evaluate_personal(half.personal, down, device, steps)
+    if not math.isfinite(evaluated.loss_after[0]):
         raise ModelError(f"the model diverges in {steps} steps of {card.method}; take fewer")
     save_model(out, *named(half.personal(down, device, data, steps), card), card)
-    return _adapted(data, judged.correct_before[0], judged.correct_after[0], out)
+    return _adapted(data, evaluated.correct_before[0], evaluated.correct_after[0], out)
 
 
 def _adapted(data: ClientData, before: int, after: int, out: Path) -> Adapted:

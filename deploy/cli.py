@@ -209,7 +209,7 @@ def adapt(
         model, folder, out, steps=steps, alpha=alpha, support_fraction=support_fraction
     )
     say(
-        f"adapted on {done.support} images, judged on {done.query} others: "
+        f"adapted on {done.support} images, evaluated on {done.query} others: "
         f"{100 * done.before:.1f} % before, {100 * done.after:.1f} % after"
     )
     say(f"wrote {done.path}")

@@ -39,12 +39,12 @@ def connected(
     Raises
     ------
     SettingsError: what is given is too much, too little or no address.
-    FleetError: it cannot be used; the cause and its cure.
+    FleetError: it cannot be used; the cause and its remedy.
     """
     # Imported late: simulations do without what examines a connection.
     from deploy.doctor.address import split_address
     from deploy.doctor.control import check_control
-    from deploy.doctor.patient import Server, read_kit
+    from deploy.doctor.target import Server, read_kit
     from deploy.provision.loopback import require_loopback
 
     if kit is not None:
@@ -67,7 +67,7 @@ def connected(
         raise SettingsError(f"--root-certificates: there is no file {certificates}")
     finding = check_control(address, certificates)
     if finding.status == "error":
-        raise FleetError(f"{finding.check}: {finding.cause}; {finding.cure}")
+        raise FleetError(f"{finding.check}: {finding.cause}; {finding.remedy}")
     with TemporaryDirectory() as folder:
         home = Path(folder)
         with Control(address, home, flower_environment(home), certificates) as control:

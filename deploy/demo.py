@@ -149,8 +149,8 @@ def _table(paths: list[Path]) -> Table:
         table.add_column(title, justify="left" if not title else "right")
     for path in paths:
         lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-        judged = [line["evaluation"] for line in lines if line.get("evaluation")]
-        first, last = judged[0], judged[-1]
+        evaluated = [line["evaluation"] for line in lines if line.get("evaluation")]
+        first, last = evaluated[0], evaluated[-1]
         table.add_row(
             RUNS[path.name][0],
             f"{100 * first['accuracy_after']:.1f} %",

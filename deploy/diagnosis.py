@@ -11,11 +11,11 @@ from multiprocessing.connection import Connection
 
 from common.errors import AugFlowerError
 from deploy.doctor.finding import Finding, error
-from deploy.doctor.patient import Device
+from deploy.doctor.target import Device
 from deploy.recovery import leave
 from deploy.warm import detach_signals, end_process
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds for all checks together."""
 
 SETTINGS = "node settings"
@@ -39,7 +39,7 @@ def diagnose(device: Device, node_config: str, *, known: bool) -> list[Finding]:
     process.start()
     writing.close()
     try:
-        return reading.recv() if reading.poll(PATIENCE) else []
+        return reading.recv() if reading.poll(TIMEOUT) else []
     except EOFError:  # it has died; what it was asked for is only an explanation
         return []
     finally:

@@ -33,7 +33,7 @@ from deploy.adaptation import adapt
 from deploy.diagnosis import SETTINGS, diagnose
 from deploy.doctor.address import split_address
 from deploy.doctor.finding import Finding
-from deploy.doctor.patient import Device
+from deploy.doctor.target import Device
 from deploy.environment import flower_environment
 from deploy.fleet_calls import Advice, fleet_calls
 from deploy.provision.loopback import require_loopback
@@ -111,7 +111,7 @@ def _findings(options: NodeOptions, *, known: bool) -> list[Finding]:
 
 
 def _said(finding: Finding) -> str:
-    return f"{finding.check}: {finding.cause}; {finding.cure}"
+    return f"{finding.check}: {finding.cause}; {finding.remedy}"
 
 
 def run_node(options: NodeOptions) -> None:

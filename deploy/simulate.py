@@ -39,7 +39,7 @@ def simulate(
     ----------
     overrides: public settings by dotted name.
     clients: folder with the images of each client (``deploy.client_folders``); without it, clients
-        are dealt a data set by name.
+        are assigned a data set by name.
     grid: nodes of an earlier run, which keep their memory; new ones are made without it.
     memory: folder where new nodes keep theirs, so that another process can go on with the run;
         without it, their memory ends with this process.

@@ -4,12 +4,11 @@ A SuperNode of Flower 1.39 asks for work every 3 s and looks for a finished repl
 whatever happens; it learns only after a minute that a ClientApp was killed; and where a run ends
 while its message is on the way, it sends that message's reply instead of the next one's.
 ``quicken_supernode`` changes five things inside one SuperNode process: both waits become a
-``Patience``, unless the SuperLink says how long to wait for messages; the executor is told at once
-that a message has come, a ClientApp's end without a reply is answered at once with Flower's own
-error for a crash, messages of runs that have ended are forgotten, and parts of messages are asked
-for sooner. It is meant only for functions that are, letter for letter, those it was written for,
-which ``differences`` tells.
-"""
+``PollInterval``, unless the SuperLink says how long to wait for messages; the executor is told at
+once that a message has come, a ClientApp's end without a reply is answered at once with Flower's
+own error for a crash, messages of runs that have ended are forgotten, and parts of messages are
+asked for sooner. It is meant only for functions that are, letter for letter, those it was written
+for, which ``differences`` tells."""
 
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ FINGERPRINTS = {
 """SHA-256 of the source of each function that is adapted or relied upon (flwr 1.39.0)."""
 
 
-class Patience:
+class PollInterval:
     """How long to rest between two looks: a fixed share of the time since something happened.
 
     A share of a tenth never lengthens a wait by more than a tenth, and an idle device soon rests
@@ -133,7 +132,7 @@ def _ring_for_messages(bell: Connection) -> None:
 def _shorten_waits(advice: Advice) -> None:
     from flwr.supernode import start_client_internal as loop
 
-    idle, reply = Patience(0.05, 3.0), Patience(0.02, 0.5)
+    idle, reply = PollInterval(0.05, 3.0), PollInterval(0.02, 0.5)
     between_looks = 0.5
 
     def sleep(seconds: float) -> None:

@@ -12,7 +12,7 @@ from deploy.connection import Certificates, Insecure, Kit, SuperLink, connected
 from deploy.follow import Run, run_number
 from deploy.run_folder import find_run, writer
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds that a run may take to end; it finishes what it writes."""
 _POLL = 0.2
 
@@ -67,11 +67,11 @@ def stop_here(folder: Path) -> None:
         os.kill(process, signal.SIGTERM)
     except OSError as error:
         raise RunError(f"process {process} cannot be ended: {error.strerror}") from None
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while read_meta(folder).status == "running":
         if time.monotonic() > end:
             raise RunError(
-                f"process {process} was asked to end and has not in {PATIENCE:.0f} s; "
+                f"process {process} was asked to end and has not in {TIMEOUT:.0f} s; "
                 f"it can be killed: kill -9 {process}"
             )
         time.sleep(_POLL)

@@ -18,7 +18,7 @@ from deploy.control import Control, RunStatus, Scalar
 from server_app.app import FOLDER_LINE
 from server_app.runs.folder import begun_by
 
-PATIENCE = 600.0
+TIMEOUT = 600.0
 """Seconds for which a SuperLink may be away, as when its machine starts anew."""
 
 TAKEN = 10.0
@@ -147,7 +147,7 @@ def _follow(control: Control, run_id: int, lines: _Lines) -> Iterator[str]:
 
 def _status(control: Control, run_id: int) -> RunStatus:
     """Where a run stands; asks until there is an answer, for as long as a SuperLink may be away."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while True:
         try:
             return control.status(run_id)

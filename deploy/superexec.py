@@ -36,10 +36,10 @@ def _functions() -> dict[str, Any]:
 def _apply() -> None:
     from flwr.supercore.runtime import RuntimeHttpClient
 
-    setattr(RuntimeHttpClient, "AcquireTask", patiently(RuntimeHttpClient.AcquireTask))  # noqa: B010
+    setattr(RuntimeHttpClient, "AcquireTask", retrying(RuntimeHttpClient.AcquireTask))  # noqa: B010
 
 
-def patiently(
+def retrying(
     acquire: Callable[..., Any], sleep: Callable[[float], None] = time.sleep
 ) -> Callable[..., Any]:
     """``acquire``, asked again where the SuperLink fails.

@@ -67,7 +67,7 @@ def train_teacher(
     backbone: Backbone,
     images: LabelledImages,
     learned: Indices,
-    judged: Indices,
+    evaluated: Indices,
     *,
     epochs: int = 15,
     width: int = 64,
@@ -79,7 +79,7 @@ def train_teacher(
     ----------
     folder: receives open_clip_config.json and open_clip_model.safetensors.
     images: a pool in colour.
-    learned, judged: indices into the pool.
+    learned, evaluated: indices into the pool.
     width: of both towers.
 
     Raises
@@ -103,7 +103,7 @@ def train_teacher(
         _fit(model, source, pixels, torch.from_numpy(labels), images, epochs, seed)
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     write_atomic(folder / "open_clip_model.safetensors", save(weights))
-    return Trained(len(learned), _accuracy(source, images, judged))
+    return Trained(len(learned), _accuracy(source, images, evaluated))
 
 
 def _config(backbone: Backbone, width: int) -> dict[str, Any]:

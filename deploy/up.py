@@ -21,7 +21,7 @@ import typer
 
 from common.errors import FleetError
 from common.files import write_atomic
-from deploy.doctor.patient import Device, Server, read_kit
+from deploy.doctor.target import Device, Server, read_kit
 from deploy.environment import flower_environment
 from deploy.fleet import importable
 from deploy.node import free_port
@@ -72,19 +72,19 @@ def run_kits(kits: Sequence[Path], state: Path, notice: Notice) -> None:
     ------
     FleetError: a kit cannot be read, a port is taken, or a process ended by itself.
     """
-    patients = [(kit.absolute(), read_kit(kit)) for given in kits for kit in _kits_in(given)]
+    targets = [(kit.absolute(), read_kit(kit)) for given in kits for kit in _kits_in(given)]
     servers: list[Process] = []
     nodes: list[_Node] = []
     with contextlib.ExitStack() as stack:
         stack.callback(_stop, nodes, servers)
         stack.enter_context(terminable())
         notice(f"what they remember, and their logs, are in {state}; Ctrl-C ends all")
-        for kit, patient in patients:
-            if isinstance(patient, Server):
-                _start_server(kit, patient, state.absolute() / NAME, servers, notice)
-        for kit, patient in patients:
-            if isinstance(patient, Device):
-                nodes.append(_Node(kit, patient, state.absolute() / patient.name))
+        for kit, target in targets:
+            if isinstance(target, Server):
+                _start_server(kit, target, state.absolute() / NAME, servers, notice)
+        for kit, target in targets:
+            if isinstance(target, Device):
+                nodes.append(_Node(kit, target, state.absolute() / target.name))
                 nodes[-1].process.start()
         while True:
             for server in servers:

@@ -47,7 +47,7 @@ def main() -> None:
 
 def seeds() -> Iterator[bytes]:
     """Each contract, whole, and with one thing missing or too much."""
-    judgement = evaluation.Up([3, 4], [12, 8], [3, 4], [6, 8], [5, 4], [1.5, 1.0], [0.5, 0.25])
+    evaluated = evaluation.Up([3, 4], [12, 8], [3, 4], [6, 8], [5, 4], [1.5, 1.0], [0.5, 0.25])
     introduction = enrolment.Up(
         "target", [3, 4], 8, 20, 0, "cnn-tiny", ["cat", "dog"], 5, "digest", "1", 0.5, 2**30, 0.1
     )
@@ -57,7 +57,7 @@ def seeds() -> Iterator[bytes]:
         augfl.Up(1, 1, 0.0, 0, model, [0.0] * NUMBERS, 0.0),
         fedavg.Up(3, 30, 0.5, model, buffers),
         fed_lpfm.Up(3, 30, 0.5, model, buffers, 0.1, 1, 0, ""),
-        judgement,
+        evaluated,
         introduction,
         fed_lpfm.Down(3, 7, model, buffers, 0.5, 2.0, "kl", 8.0, LocalSgd(), "crop"),
     ):

@@ -35,7 +35,7 @@ from server_app.runs.folder import META, RunFolder, writable
 from server_app.runs.record import readable
 from server_app.runs.secret import new_secret, read_secret
 from server_app.settings import ServerSettings, read_server_settings
-from server_app.transport.incomplete import PatientGrid, differences
+from server_app.transport.incomplete import TolerantGrid, differences
 
 app = ServerApp()
 
@@ -60,7 +60,7 @@ def main(grid: Grid, context: Context) -> None:
     watch = Watch(server, _say)
     atexit.register(watch.close)  # the page stays as long as the process does
     try:
-        run(PatientGrid(grid), context.run_config, server, _say, watch.status)
+        run(TolerantGrid(grid), context.run_config, server, _say, watch.status)
     finally:
         watch.finish()  # before libraries of trackers leave, which they do first at exit
 
@@ -222,7 +222,7 @@ def _card(
 
 FREE = frozenset(
     {"resume", "rounds", "run-name", "keep-checkpoints"}
-    | {f"round.{name}" for name in ("nodes", "wait", "deadline", "patience")}
+    | {f"round.{name}" for name in ("nodes", "wait", "deadline", "return-timeout")}
 )
 """Settings that may differ when a run goes on: none has a part in the result of a round."""
 

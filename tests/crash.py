@@ -113,7 +113,7 @@ def after_the_line(monkeypatch: pytest.MonkeyPatch) -> Status:
 
 PHASES: dict[str, Callable[[pytest.MonkeyPatch], Status]] = {
     "before anybody is there": lambda _: Fatal("waiting", 1, at=0),
-    "while the untrained model is judged": lambda _: Fatal("evaluate", 1, at=0),
+    "while the untrained model is evaluated": lambda _: Fatal("evaluate", 1, at=0),
     "before the broadcast": lambda _: Fatal("broadcast", 1),
     "after the broadcast": lambda _: Fatal("train", 1),
     "between two replies": lambda _: Fatal("train", 4),

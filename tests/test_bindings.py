@@ -61,7 +61,7 @@ def discovered(plan: Plan, told: Mapping[str, Mapping[str, Any]]) -> tuple[Nodes
     return nodes, notices
 
 
-DEALT = replace(PLAN, bindings=BOUND)
+ASSIGNED = replace(PLAN, bindings=BOUND)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ DEALT = replace(PLAN, bindings=BOUND)
     ],
 )
 def test_clients_of_a_partition_go_with_the_key(name: str, clients: list[int], reason: str):
-    nodes, (notice,) = discovered(DEALT, {name: {"clients": clients}})
+    nodes, (notice,) = discovered(ASSIGNED, {name: {"clients": clients}})
     assert not nodes.enrolled
     with pytest.raises(AssertionError, match=reason):
         raise AssertionError(notice)
@@ -85,7 +85,8 @@ def test_clients_of_a_partition_go_with_the_key(name: str, clients: list[int], r
 
 def test_first_comers_wait_in_vain_for_the_clients_of_others():
     nodes, notices = discovered(
-        DEALT, {"thief": {"clients": [3, 4]}, "pc": {"clients": [3, 4]}, "x": {"clients": [5, 6]}}
+        ASSIGNED,
+        {"thief": {"clients": [3, 4]}, "pc": {"clients": [3, 4]}, "x": {"clients": [5, 6]}},
     )
     assert {nodes.names[node]: up.clients for node, up in nodes.enrolled.items()} == {
         "pc": [3, 4], "x": [5, 6]
@@ -281,7 +282,7 @@ def test_a_source_that_is_refused_is_not_expected():
 
 
 def test_where_data_are_partitioned_a_source_is_known_by_its_client():
-    plan = replace(DEALT, sources=3, bindings={
+    plan = replace(ASSIGNED, sources=3, bindings={
         "a": Binding(role="source", clients="2"), "b": Binding(role="source"),
         "c": Binding(role="source", clients="3-4"),
     })  # fmt: skip

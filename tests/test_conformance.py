@@ -111,7 +111,7 @@ def test_a_device_that_is_asked_twice_in_a_round_learns_once(method: str, small_
     found = []
     for name, interfere in (("whole", None), ("lost", lose)):
         grid = fleet(name, interfere)
-        config = {**PLAIN, "rounds": 4, "round.patience": 5.0, "round.deadline": 20.0}
+        config = {**PLAIN, "rounds": 4, "round.return-timeout": 5.0, "round.deadline": 20.0}
         folder = small_run(method, {**config, "run-name": name}, grid=grid)
         assert [line["replies"] for line in lines(folder)[1:]] == [3] * 4
         memory = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from client_app.teachers import room
+from client_app.teachers import memory_budget
 from common.free_memory import free_memory
 from deploy.doctor.finding import ok
 from deploy.doctor.resources import check_memory
@@ -68,7 +68,7 @@ def test_the_doctor_sees_what_teachers_see(tmp_path: Path, monkeypatch: pytest.M
             f"{cgroup}/memory.stat": f"inactive_file {1000 * MIB}\nactive_file {500 * MIB}\n",
         },
     )
-    monkeypatch.setattr(room, "free_memory", lambda: free_memory(root))
-    with pytest.raises(room.NoRoom, match="1648 MiB are free"):
-        room.check_room("large", 1700 * MIB)
+    monkeypatch.setattr(memory_budget, "free_memory", lambda: free_memory(root))
+    with pytest.raises(memory_budget.NotEnoughMemory, match="1648 MiB are free"):
+        memory_budget.check_memory("large", 1700 * MIB)
     assert check_memory(1600 * MIB, root) == ok("memory", "1648 MiB free, 1600 MiB needed")

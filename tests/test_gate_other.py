@@ -21,19 +21,19 @@ from server_app.clients.registry import Nodes, Plan
 from server_app.method import Setup
 from server_app.methods import fedavg
 from server_app.monitoring.status import Status
-from server_app.rounds.evaluation import judge
+from server_app.rounds.evaluation import evaluate
 from server_app.transport.in_process import FIRST_NODE, InProcessGrid
 from server_app.validation.gate import Gate
 from tests.bad_replies import hollow, meta, plain, unreadable, without
 
 MODEL = Tensors.pack({"theta": np.zeros(5, np.float32)})
-DEALT = ((9, 30, 0),) * 3 + ((4, 10, 0),) * 6
-PLAN = Plan("test", "token", 5, ("cat", "dog"), "digest", 3, DEALT)
+ASSIGNED = ((9, 30, 0),) * 3 + ((4, 10, 0),) * 6
+PLAN = Plan("test", "token", 5, ("cat", "dog"), "digest", 3, ASSIGNED)
 OWN = Plan("test", "token", 5, ("cat", "dog"), "")
 INTRODUCTION = enrolment.Up(
     "target", [3, 4], 8, 20, 0, "cnn-tiny", ["cat", "dog"], 5, "digest", release(), 0.0, 0, 0.0
 )
-JUDGEMENT = evaluation.Up([3, 4], [12, 8], [3, 4], [6, 8], [5, 4], [1.5, 1.0], [0.5, 0.25])
+EVALUATION = evaluation.Up([3, 4], [12, 8], [3, 4], [6, 8], [5, 4], [1.5, 1.0], [0.5, 0.25])
 BAD = FIRST_NODE
 
 Spoil = Callable[[Message, list[Message]], Message | None]
@@ -53,7 +53,7 @@ def app() -> ClientApp:
 
     @stub.evaluate()
     def _(message: Message, context: Context) -> Message:
-        return Message(pack(replace(JUDGEMENT, clients=numbers(context))), reply_to=message)
+        return Message(pack(replace(EVALUATION, clients=numbers(context))), reply_to=message)
 
     return stub
 
@@ -112,12 +112,12 @@ INTRODUCTIONS: dict[str, tuple[Spoil, str]] = AROUND | {
     "no support": (plain(support=0), "support"),
     "no query": (plain(query=-5), "query"),
     "absurd numbers of images": (plain(query=10**12), "query"),
-    "more images than dealt": (plain(support=9_000_000, query=9_000_000), "support"),
-    "an image more than dealt": (plain(query=21), "query"),
-    "fewer images than dealt": (plain(support=7), "support"),
+    "more images than assigned": (plain(support=9_000_000, query=9_000_000), "support"),
+    "an image more than assigned": (plain(query=21), "query"),
+    "fewer images than assigned": (plain(support=7), "support"),
     "images of one client for two": (plain(support=4, query=10), "support"),
     "everybody's clients": (plain(clients=list(range(3, 500))), "clients 0 to 8"),
-    "a client that is not dealt": (plain(clients=[10**15]), "clients 0 to 8"),
+    "a client that is not assigned": (plain(clients=[10**15]), "clients 0 to 8"),
     "the first client that is not": (plain(clients=[8, 9]), "clients 0 to 8"),
     "a source with two clients": (plain(**SOURCE | {"clients": [0, 1]}), "plays one client"),
     "a source's client and a target's": (plain(clients=[2, 3]), "plays one client"),
@@ -129,10 +129,10 @@ INTRODUCTIONS: dict[str, tuple[Spoil, str]] = AROUND | {
     "images as a float": (plain(support=8.0), "support"),
     "of another model": (plain(parameters=6), "parameters"),
     "of other classes": (plain(classes=["cat", "cow"]), "classes: are cat, cow; the run's are"),
-    "of another deal": (plain(plan="other"), "deals the images otherwise"),
+    "of another partition": (plain(plan="other"), "divides the images otherwise"),
 }
 
-JUDGEMENTS: dict[str, tuple[Spoil, str]] = AROUND | {
+EVALUATIONS: dict[str, tuple[Spoil, str]] = AROUND | {
     "of other clients": (plain(clients=[5, 6]), "clients"),
     "a column too short": (plain(correct_after=[6]), "correct_after"),
     "absurd numbers of images": (plain(examples=[10**9, 8], correct_after=[10**9, 8]), "examples"),
@@ -191,7 +191,7 @@ def test_an_error_of_a_node_is_one_line_of_a_notice():
     assert notice.isprintable()
     assert len(notice) < 350
     assert nodes.rejected() == [], "a failure is no offence"
-    found, _, status = judged(boom)
+    found, _, status = evaluated(boom)
     (entry,) = found["evaluation_missing"]
     assert entry["reason"].isprintable()
     assert len(entry["reason"]) == 300
@@ -210,22 +210,22 @@ def test_honest_introductions_are_taken():
     assert notices == []
 
 
-def judged(
+def evaluated(
     spoil: Spoil, gate: Gate | None = None, round: int = 3
 ) -> tuple[dict[str, Any], Gate, Status]:
     grid, nodes, status, _ = fleet(spoil, "evaluate")
     gate = gate or Gate()
-    rules = RoundSettings(patience=0, deadline=0.2)
+    rules = RoundSettings(return_timeout=0, deadline=0.2)
     exchange = Exchange(grid, nodes, rules, status)
     method = fedavg.Server(fedavg.Settings(), Setup(MODEL))
     settings: Any = RunSettings.model_construct(evaluation=RunSettings().evaluation, round=rules)
-    return judge(exchange, nodes, gate, settings, method, round, status), gate, status
+    return evaluate(exchange, nodes, gate, settings, method, round, status), gate, status
 
 
-@pytest.mark.parametrize(("spoil", "field"), JUDGEMENTS.values(), ids=JUDGEMENTS)
+@pytest.mark.parametrize(("spoil", "field"), EVALUATIONS.values(), ids=EVALUATIONS)
 def test_a_bad_judgement_does_not_spoil_the_mean(spoil: Spoil, field: str):
-    found, gate, status = judged(spoil)
-    absent, _, _ = judged(fail)
+    found, gate, status = evaluated(spoil)
+    absent, _, _ = evaluated(fail)
     assert found["evaluation"] == absent["evaluation"]
     assert len(found["evaluation"]["clients"]) == 4
     (entry,) = found["rejected"]
@@ -240,48 +240,48 @@ def test_a_node_that_judges_badly_is_set_aside_for_a_while():
     gate = Gate()
     lie = plain(correct_after=[99, 99])
     for round in (1, 2, 3):
-        found, _, _ = judged(lie, gate, round)
+        found, _, _ = evaluated(lie, gate, round)
         assert [entry["node"] for entry in found["rejected"]] == [str(BAD)]
-    found, _, status = judged(lie, gate, 4)
+    found, _, status = evaluated(lie, gate, 4)
     assert (found["rejected"], found["evaluation_missing"]) == ([], [])
     assert len(found["evaluation"]["clients"]) == 4
     assert "asked again in round 14" in status.snapshot()["nodes"][str(BAD)]["reason"]
-    found, _, _ = judged(lambda reply, _: None, gate, 14)
+    found, _, _ = evaluated(lambda reply, _: None, gate, 14)
     assert len(found["evaluation"]["clients"]) == 6
-    for round in (15, 16, 17):  # an honest judgement ends the row of bad ones
-        assert judged(lie, gate, round)[0]["rejected"] != []
-    assert judged(lie, gate, 18)[0]["rejected"] == []
+    for round in (15, 16, 17):  # an honest evaluation ends the row of bad ones
+        assert evaluated(lie, gate, round)[0]["rejected"] != []
+    assert evaluated(lie, gate, 18)[0]["rejected"] == []
 
 
 def test_a_node_that_fails_to_judge_has_not_offended():
-    found, gate, _ = judged(fail)
+    found, gate, _ = evaluated(fail)
     assert len(found["evaluation_missing"]) == 1
     assert gate.rejections == {}, "a failure is no offence"
 
 
 def test_honest_judgements_are_taken():
-    found, gate, _ = judged(lambda reply, _: None)
+    found, gate, _ = evaluated(lambda reply, _: None)
     assert found["rejected"] == []
     assert len(found["evaluation"]["clients"]) == 6
     assert found["evaluation"]["examples"] == 60
     assert gate.rejections == {}
 
 
-@pytest.mark.parametrize("patience", [0.0, 5.0])
-def test_a_node_that_goes_before_it_is_asked_is_missing(patience: float):
+@pytest.mark.parametrize("timeout", [0.0, 5.0])
+def test_a_node_that_goes_before_it_is_asked_is_missing(timeout: float):
     grid, nodes, status, _ = fleet(lambda reply, _: None, "query")
-    rules = RoundSettings(patience=patience, deadline=5.0)
+    rules = RoundSettings(return_timeout=timeout, deadline=5.0)
     exchange = Exchange(grid, nodes, rules, status)
     letter = evaluation.Down(MODEL, Tensors((), {}), 0.1, 1, "support", 1.0)
     gone = grid.contexts.pop(BAD)
     nodes.discover()
     answers = exchange.ask(1, "evaluate", [3, 5], lambda _: letter)
-    if patience:
+    if timeout:
         grid.contexts[BAD] = gone  # it is back in time
     first, second = answers
     assert (first.client_id, first.node) == (3, BAD)
     assert (first.reason, first.reply is None) == (
-        ("", False) if patience else ("it has gone", True)
+        ("", False) if timeout else ("it has gone", True)
     )
     assert (second.node, second.reason) == (BAD + 1, "")
 

@@ -30,7 +30,7 @@ CONFIG = {
     "rounds": FIRST + len(TABLE),
     "evaluation.every": 0,
     "keep-checkpoints": 0,
-    "round.patience": 0.0,
+    "round.return-timeout": 0.0,
     "data.sources": SOURCES,
     "data.targets": 1,
     "augfl.lambda": 0.0,

@@ -42,8 +42,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "fedavg": of("fedavg", LOCAL),
     "fedavg-batchnorm": of("fedavg", LOCAL) | NORM,
     "fedprox": of("fedprox", {**LOCAL, "mu": 0.1}),
-    "raffm": of("raffm", {**LOCAL, "deal": "1,0.5,0.25"}),
-    "raffm-batchnorm": of("raffm", {**LOCAL, "deal": "1,0.5", "dropout": True}) | NORM,
+    "raffm": of("raffm", {**LOCAL, "assign": "1,0.5,0.25"}),
+    "raffm-batchnorm": of("raffm", {**LOCAL, "assign": "1,0.5", "dropout": True}) | NORM,
     "fml": of("fml", LOCAL),
     "fedproto": of("fedproto", {**LOCAL, "width": 40}) | OWN,
     "fedtgp": of("fedtgp", {**LOCAL, "width": 40, "server-epochs": 5}) | OWN,
@@ -78,7 +78,7 @@ RUNS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 SHARED = {
     "rounds": 4, "data.sources": 5, "data.targets": 4, "evaluation.every": 2, "run-name": "golden",
-    "round.deadline": 1.5, "round.patience": 0.0, "model": "cnn-tiny", "seed": 3,
+    "round.deadline": 1.5, "round.return-timeout": 0.0, "model": "cnn-tiny", "seed": 3,
 }  # fmt: skip
 
 

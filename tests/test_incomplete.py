@@ -38,10 +38,9 @@ from server_app.clients import messaging as exchange_module
 from server_app.clients.messaging import Answer, Exchange
 from server_app.clients.registry import Nodes, Plan
 from server_app.monitoring.status import Status
-from server_app.transport import incomplete as patient
-from server_app.transport import push
+from server_app.transport import incomplete, push
 from server_app.transport.in_process import InProcessGrid
-from server_app.transport.incomplete import PatientGrid
+from server_app.transport.incomplete import TolerantGrid
 from server_app.transport.polling import Unreadable, pull
 
 RUN = 7
@@ -132,20 +131,20 @@ def _head(reply: Message) -> Message:
     return remove_content_from_message(reply)
 
 
-def grid_over(link: SuperLink, clock: Callable[[], float] = time.monotonic) -> PatientGrid:
+def grid_over(link: SuperLink, clock: Callable[[], float] = time.monotonic) -> TolerantGrid:
     InProcessGrid(lambda *_: None, [], {}, run_id=RUN)  # type: ignore[arg-type]  # sets the sender
     inner = HttpGrid(token="t")
     inner._client = link  # type: ignore[assignment]
     inner.set_run(Run.create_empty(RUN))
-    return PatientGrid(inner, clock)
+    return TolerantGrid(inner, clock)
 
 
-def send(grid: PatientGrid, *nodes: int) -> list[str]:
+def send(grid: TolerantGrid, *nodes: int) -> list[str]:
     return list(grid.push_messages([Message(RecordDict(), n, "train", ttl=60) for n in nodes]))
 
 
 def test_flower_is_the_one_that_this_was_written_for():
-    assert patient.differences() == []
+    assert incomplete.differences() == []
 
 
 def test_a_reply_is_taken_once_all_its_parts_are_there():
@@ -180,7 +179,7 @@ def test_a_reply_that_the_superlink_has_dropped_is_an_error():
 
 
 def test_of_a_reply_with_too_many_parts_none_is_fetched(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(patient, "MOST_PARTS", 2)
+    monkeypatch.setattr(incomplete, "MOST_PARTS", 2)
     link = SuperLink((11,))
     grid = grid_over(link)
     (name,) = send(grid, 11)
@@ -205,7 +204,7 @@ def fleet(link: SuperLink, deadline: float = 1.0) -> tuple[Exchange, Status, lis
         name=lambda node: f"node {node}",
     )  # fmt: skip
     discover()
-    rules = RoundSettings(deadline=deadline, patience=0)
+    rules = RoundSettings(deadline=deadline, return_timeout=0)
     return Exchange(grid, nodes, rules, status, notices.append), status, notices, nodes
 
 
@@ -352,7 +351,7 @@ def test_a_superlink_that_does_not_recover_ends_the_run_with_the_reason(
     grid = grid_over(link, lambda: now[0])
     link.failing = True
     grid.get_nodes()
-    now[0] = patient.LONGEST_TROUBLE + 1
+    now[0] = incomplete.LONGEST_TROUBLE + 1
     with pytest.raises(FleetError, match=r"nothing but errors for 300 s.*database is locked"):
         grid.get_nodes()
     monkeypatch.setattr(push, "LONGEST_TROUBLE", 0.05)

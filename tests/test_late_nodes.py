@@ -27,7 +27,7 @@ from server_app.transport.in_process import FIRST_NODE, InProcessGrid
 DATA = DataSettings(sources=4, targets=2)
 QUICK = {
     "data.sources": 4, "data.targets": 2, "evaluation.every": 2, "augfl.lambda": 0.0,
-    "round.deadline": 60.0, "round.patience": 0.2, "rounds": 4,
+    "round.deadline": 60.0, "round.return-timeout": 0.2, "rounds": 4,
 }  # fmt: skip
 
 Run = Callable[..., Path]
@@ -120,7 +120,7 @@ def test_a_late_reply_is_dropped_and_its_node_is_asked_again(
             return Message(Error(8, "killed"), reply_to=message)
         return reply
 
-    absent, _ = play(tmp_path / "absent", {"round.patience": 0.0}, interfere=lose_one)
+    absent, _ = play(tmp_path / "absent", {"round.return-timeout": 0.0}, interfere=lose_one)
     # The dual of the dropped reply counts nowhere: the run is that of a node that was not there.
     np.testing.assert_array_equal(model(late), model(absent))
 
@@ -196,7 +196,7 @@ def test_a_target_that_does_not_judge_is_in_the_record(tmp_path: Path):
     assert by_round[4]["evaluation"]["examples"] > 0
     assert by_round[4]["evaluation_missing"] == []
     assert "evaluation_missing" not in by_round[1]
-    assert any(f"no judgement from node {target} (clients" in text for text in notices)
+    assert any(f"no evaluation from node {target} (clients" in text for text in notices)
 
 
 class ReturningGrid(InProcessGrid):
@@ -236,7 +236,7 @@ def test_a_restarted_node_takes_its_seat_again(
     tmp_path: Path, new_id: int | None, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("server_app.clients.messaging.LOOK", 0.05)
-    rules = {"round.patience": 5.0}
+    rules = {"round.return-timeout": 5.0}
     whole, _ = play(tmp_path / "whole")
     status = Status()
     grid = ReturningGrid(new_id)
@@ -325,6 +325,6 @@ def test_a_dying_client_app_is_told_from_a_slow_one(tmp_path: Path):
     broken: Any = dying
     assert isinstance(app, ClientApp)
     grid = InProcessGrid(broken, node_configs(DATA), default_config() | QUICK)
-    _, lines = play(tmp_path, {"round.patience": 0.0}, grid=grid)
+    _, lines = play(tmp_path, {"round.return-timeout": 0.0}, grid=grid)
     assert "MemoryError" in lines[1]["missing"][0]["reason"]
     assert lines[2]["asked"] == 4

@@ -88,7 +88,7 @@ def test_one_reason_is_one_line_however_many_nodes_it_had() -> None:
     assert lines == [
         "round 2: no reply from n0, n1, n2, n3 and 2 more: no reply within 5 s",
         "round 2: rejected the reply of n7: loss: is -1",
-        "round 2: rejected the judgement of n7: loss: is -1",
+        "round 2: rejected the evaluation of n7: loss: is -1",
     ]
 
 

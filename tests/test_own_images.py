@@ -21,7 +21,7 @@ from server_app.transport.in_process import InProcessGrid
 CONFIG = {
     "method": "fedavg", "data.name": "folder", "data.class-names": "x,y", "data.image-size": 8,
     "data.channels": 1, "round.nodes": 3, "rounds": 2, "evaluation.every": 1,
-    "round.deadline": 20.0, "round.patience": 0.0, "round.wait": 20.0, "run-name": "own",
+    "round.deadline": 20.0, "round.return-timeout": 0.0, "round.wait": 20.0, "run-name": "own",
 }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from tests.bad_replies import plain
 
 NONE = Tensors((), {})
 LIAR = FIRST_NODE + 4
-SMALL = {"data.sources": 5, "data.targets": 2, "evaluation.every": 0, "round.patience": 0.0}
+SMALL = {"data.sources": 5, "data.targets": 2, "evaluation.every": 0, "round.return-timeout": 0.0}
 Run = Callable[..., Path]
 
 

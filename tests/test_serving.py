@@ -1,4 +1,4 @@
-"""What a device keeps for ``augflower serve`` is the model that evaluation judged."""
+"""What a device keeps for ``augflower serve`` is the model that evaluation evaluated."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def play(folder: Path, serve: bool, **settings: Any) -> Path:
     return simulate(chosen, ServerSettings(runs=folder / "runs"), lambda _: None, grid=grid)
 
 
-def judged(run: Path) -> dict[str, Any]:
+def evaluated(run: Path) -> dict[str, Any]:
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     found: dict[str, Any] = last["evaluation"]
     return found
@@ -60,7 +60,7 @@ def test_a_device_that_does_not_train_has_the_model_of_the_last_evaluation(
     assert images is not None
     with torch.inference_mode():
         found = Packaged(flat.module, card).eval()(torch.from_numpy(images[0])).argmax(1).numpy()
-    first = judged(run)["clients"][0]
+    first = evaluated(run)["clients"][0]
     assert len(found) == first["examples"]
     assert (found == images[1]).mean() == pytest.approx(first["accuracy_after"])
     assert (card.run, card.method, card.architecture) == (run.name, "fedavg", model)

@@ -81,7 +81,7 @@ def test_a_closed_round_is_counted_by_node_and_in_total() -> None:
     seen = status.snapshot()
     assert seen["totals"] == {
         "bytes_down": 200, "bytes_up": 120, "asked": 6, "replies": 2, "missing": 2, "rejected": 2,
-        "rejected_judgements": 0, "rejected_introductions": 0,
+        "rejected_evaluations": 0, "rejected_introductions": 0,
     }  # fmt: skip
     assert seen["seconds"] == {"train": 4.0, "update": 1.0}
     assert seen["nodes"]["6"] | {"last_seen": None} == {
@@ -139,7 +139,7 @@ def test_what_became_of_requests_to_train_adds_up() -> None:
     status.close({**LINE, "missing": missing, "rejected": rejected})
     seen = status.snapshot()
     counts = {"asked": 3, "replies": 1, "missing": 1, "rejected": 1}
-    counts |= {"rejected_judgements": 1, "rejected_introductions": 1}
+    counts |= {"rejected_evaluations": 1, "rejected_introductions": 1}
     assert seen["totals"].items() >= counts.items()
     assert seen["lines"][0].items() >= counts.items()
     kinds = [(entry["kind"], entry["node"]) for entry in seen["incidents"]]

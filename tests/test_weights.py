@@ -52,7 +52,7 @@ def test_images_that_the_server_has_dealt_itself_count_as_they_are():
     assert counted(images, DataSettings(name="folder", weight_limit=0.0)) == images
 
 
-def judged(node: int, examples: int, after: float) -> dict[str, Any]:
+def evaluated(node: int, examples: int, after: float) -> dict[str, Any]:
     return {
         "node": str(node), "client": "-1", "examples": examples,
         "accuracy_before": 0.5, "accuracy_after": after, "accuracy_commonest": 0.5,
@@ -61,7 +61,7 @@ def judged(node: int, examples: int, after: float) -> dict[str, Any]:
 
 
 def test_one_of_ten_does_not_decide_an_evaluation():
-    clients = [judged(n, 20, 0.8) for n in range(9)] + [judged(9, 10**7, 0.0)]
+    clients = [evaluated(n, 20, 0.8) for n in range(9)] + [evaluated(9, 10**7, 0.0)]
     nobody: Any = SimpleNamespace(vouched=lambda node: False)
     found = combine(clients, OWN, nobody)
     assert found is not None

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from client_app.adapt import adapt, judge
+from client_app.adapt import adapt, measure
 from client_app.device import Device
 from client_app.sgd import local_sgd
 from common.methods.augavg import Down, Up
@@ -33,4 +33,4 @@ def _right(theta: Tensor, down: Down, device: Device) -> float:
     model.load_buffers(down.buffers)
     adapted = adapt(model, theta, support, down.alpha, steps=1)
     model.load_buffers(down.buffers)
-    return judge(model, adapted, data, "support")[0] / len(data.query_labels)
+    return measure(model, adapted, data, "support")[0] / len(data.query_labels)

@@ -61,8 +61,8 @@ def _held(
     device.start(start["buffers"])
 
     def gradient(vector: Tensor, batch: Batch) -> tuple[Tensor, float]:
-        slope, loss = device.gradient(vector, batch)
-        return slope.add_(vector - theta, alpha=down.mu), loss
+        grad, loss = device.gradient(vector, batch)
+        return grad.add_(vector - theta, alpha=down.mu), loss
 
     own, loss = local_sgd(torch.tensor(start["own"].vector), data, gradient, sgd, seed)
     return down.model.with_vector(own.numpy()), loss

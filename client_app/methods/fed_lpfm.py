@@ -21,7 +21,7 @@ from client_app.batches import Batch
 from client_app.device import Device
 from client_app.sgd import local_sgd
 from client_app.teachers.answers import Answers
-from client_app.teachers.room import NoRoom
+from client_app.teachers.memory_budget import NotEnoughMemory
 from common.data.crop import crop
 from common.divergence import kl
 from common.errors import ModelError
@@ -68,9 +68,9 @@ def train(down: Down, device: Device) -> Up:
             return (1 - down.distillation) * hard + down.distillation * soft
 
         device.model.load(vector)
-        slope, _ = device.model.gradient(loss)
+        grad, _ = device.model.gradient(loss)
         distilled, seen = distilled + terms[1] * len(rows), seen + len(rows)
-        return slope, terms[0]
+        return grad, terms[0]
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(down.seed)  # of dropout
@@ -96,7 +96,7 @@ def _ask(device: Device, embeddings: bool) -> tuple[Answers | None, Without]:
         return None, "no teacher"
     try:
         return device.teachers.answers(embeddings), ""
-    except NoRoom as error:
+    except NotEnoughMemory as error:
         log.warning("%s; this device trains without a teacher", error)
         return None, "no room"
     except (ModelError, OSError) as error:

@@ -68,10 +68,10 @@ def _mix(down: Down, device: Device, own: Tensor, known: Tensors | None) -> Tens
                 images[chosen], labels[chosen], down.sgd.batch_size, generator
             ):
                 part.put(model.vector, theta + apart * (1 - weights))
-                slope, loss = model.gradient(
+                grad, loss = model.gradient(
                     lambda x=inputs, y=answers: F.cross_entropy(model.module(x), y)  # type: ignore[misc]
                 )
-                weights = (weights + down.weight_lr * part.take(slope) * apart).clamp_(0, 1)
+                weights = (weights + down.weight_lr * part.take(grad) * apart).clamp_(0, 1)
                 losses.append(loss)
             if first and len(losses) > 10 and torch.tensor(losses[-10:]).std() < down.settled:
                 break

@@ -107,9 +107,9 @@ def _learn(
             return entropy + down.kappa * 0.5 * (mean - zbar).square().mean()
 
         device.model.load(vector[:d])
-        slope, _ = device.model.gradient(loss)
+        grad, _ = device.model.gradient(loss)
         own = torch.zeros_like(bias) if bias.grad is None else bias.grad
-        return torch.cat([torch.zeros_like(slope) if alone else slope, own]), hard[0]
+        return torch.cat([torch.zeros_like(grad) if alone else grad, own]), hard[0]
 
     start, sgd = torch.cat([theta, shift]), alone or down.sgd
     vector, loss = local_sgd(start, data, gradient, sgd, seed)

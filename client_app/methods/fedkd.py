@@ -128,13 +128,13 @@ def _learn(
         divisor = (own_hard + hard).detach().clamp(min=1e-6)
         weight = mentor.project.weight
         goal = F.mse_loss(F.linear(seen_features, weight.detach()), features.detach())
-        slope, _ = shared.gradient(lambda: hard + (kl(theirs, mine.detach(), 1.0) + goal) / divisor)
+        grad, _ = shared.gradient(lambda: hard + (kl(theirs, mine.detach(), 1.0) + goal) / divisor)
         own_goal = F.mse_loss(features, F.linear(seen_features.detach(), weight))
-        own_slope, _ = own.gradient(
+        own_grad, _ = own.gradient(
             lambda: own_hard + (kl(mine, theirs.detach(), 1.0) + own_goal) / divisor
         )
         own_loss, seen = own_loss + float(own_hard.detach()) * len(answers), seen + len(answers)
-        both = [clipped(one, down.clip) for one in (slope, own_slope)]
+        both = [clipped(one, down.clip) for one in (grad, own_grad)]
         return torch.cat(both), float(hard.detach())
 
     with torch.random.fork_rng(devices=[]):

@@ -15,8 +15,8 @@ def train(down: Down, device: Device) -> Up:
     device.start(down.buffers)
 
     def gradient(vector: Tensor, batch: Batch) -> tuple[Tensor, float]:
-        slope, loss = device.gradient(vector, batch)
-        return slope.add_(vector - theta, alpha=down.mu), loss
+        grad, loss = device.gradient(vector, batch)
+        return grad.add_(vector - theta, alpha=down.mu), loss
 
     vector, loss = local_sgd(theta, device.images, gradient, down.sgd, down.seed)
     change = down.model.with_vector(vector.sub_(theta).numpy())

@@ -63,14 +63,14 @@ def _learn(
         mine, theirs = own.module(inputs), shared.module(inputs)
         hard = F.cross_entropy(theirs, answers)
         own_hard = F.cross_entropy(mine, answers)
-        slope, _ = shared.gradient(
+        grad, _ = shared.gradient(
             lambda: down.beta * hard + (1 - down.beta) * kl(theirs, mine.detach(), 1.0)
         )
-        own_slope, _ = own.gradient(
+        own_grad, _ = own.gradient(
             lambda: down.alpha * own_hard + (1 - down.alpha) * kl(mine, theirs.detach(), 1.0)
         )
         own_loss, seen = own_loss + float(own_hard.detach()) * len(answers), seen + len(answers)
-        return torch.cat([slope, own_slope]), float(hard.detach())
+        return torch.cat([grad, own_grad]), float(hard.detach())
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of dropout

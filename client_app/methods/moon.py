@@ -46,8 +46,8 @@ def train(down: Down, device: Device) -> Up:
             return hard + down.mu * contrast
 
         device.model.load(vector)
-        slope, _ = device.model.gradient(loss)
-        return slope, values[0]
+        grad, _ = device.model.gradient(loss)
+        return grad, values[0]
 
     rows = torch.arange(len(labels))
     vector, loss = local_sgd(theta, (images, rows), gradient, down.sgd, down.seed)

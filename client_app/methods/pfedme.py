@@ -61,9 +61,9 @@ def _learn(
     for _ in range(down.sgd.epochs):
         for batch in epoch(*data, down.sgd.batch_size, generator):
             for _ in range(down.own_steps):
-                slope, loss = gradient(theta, batch)
-                slope.add_(theta - w, alpha=down.pull).add_(theta, alpha=down.sgd.weight_decay)
-                velocity.mul_(down.sgd.momentum).add_(slope)
+                grad, loss = gradient(theta, batch)
+                grad.add_(theta - w, alpha=down.pull).add_(theta, alpha=down.sgd.weight_decay)
+                velocity.mul_(down.sgd.momentum).add_(grad)
                 theta = theta.sub(velocity, alpha=down.own_lr)
             w.sub_(w - theta, alpha=eta * down.pull)
             total, seen = total + loss * len(batch[1]), seen + len(batch[1])

@@ -39,8 +39,8 @@ def train(down: Down, device: Device) -> Up:
         if not inner:
             return _gradient(model, vector, batch)
         small, places = dice.choice(inner)
-        slope, loss = _gradient(small, vector[places], batch)
-        return torch.zeros_like(vector).index_copy_(0, places, slope), loss
+        grad, loss = _gradient(small, vector[places], batch)
+        return torch.zeros_like(vector).index_copy_(0, places, grad), loss
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(down.seed)  # of dropout

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from client_app.pictures import Pictures
 from client_app.teachers.cache import Key, Table, check_folder, digest, keys_of
+from client_app.teachers.memory_budget import MIB, NotEnoughMemory, check_memory
 from client_app.teachers.prompts import texts
-from client_app.teachers.room import MIB, NoRoom, check_room
 from client_app.teachers.settings import TeacherSettings, read_teachers
 from client_app.teachers.source import describe, doubt
 from client_app.teachers.weights import check_file, find_weights, fingerprint, resolve
@@ -109,7 +109,7 @@ class Teachers:
 
         Raises
         ------
-        NoRoom: none fits into the free memory.
+        NotEnoughMemory: none fits into the free memory.
         ModelError: no teacher can be asked.
         """
         logits, features, weights, refused = [], [], [], []
@@ -123,8 +123,8 @@ class Teachers:
             features.append(seen)
             weights.append(settings.weight)
         if not logits:
-            cramped = all(isinstance(error, NoRoom) for error in refused)
-            raise (NoRoom if cramped else ModelError)("; ".join(map(str, refused)))
+            cramped = all(isinstance(error, NotEnoughMemory) for error in refused)
+            raise (NotEnoughMemory if cramped else ModelError)("; ".join(map(str, refused)))
         for reason in refused:
             log.warning("%s; the other teachers go on without it", reason)
         total = torch.tensor(weights)
@@ -264,7 +264,7 @@ class _Asked:
         if self._loaded is None:
             from client_app.teachers.clip import Clip
 
-            check_room(self._source.model, self._source.bytes_needed(), self._limit)
+            check_memory(self._source.model, self._source.bytes_needed(), self._limit)
             log.info("teacher %s: loading %s", self._source.model, self._weights)
             self._loaded = Clip(self._source, self._weights)
         return self._loaded

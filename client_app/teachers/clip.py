@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client_app.teachers.room import BATCH
+from client_app.teachers.memory_budget import BATCH
 from client_app.teachers.source import Source
 from client_app.teachers.weights import foreign
 from common.models import clip

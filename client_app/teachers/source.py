@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from client_app.teachers.room import needed
+from client_app.teachers.memory_budget import needed
 from client_app.teachers.settings import HUB, LOCAL, TeacherSettings
 from common.errors import ModelError
 from common.models import clip

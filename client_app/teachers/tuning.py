@@ -17,7 +17,7 @@ from torch import Tensor
 
 from client_app.batches import epoch
 from client_app.teachers.clip import Clip, batches
-from client_app.teachers.room import BATCH
+from client_app.teachers.memory_budget import BATCH
 from client_app.teachers.settings import TeacherSettings
 
 log = logging.getLogger(__name__)

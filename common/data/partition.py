@@ -1,4 +1,4 @@
-"""How images are dealt to clients: pairs of classes, or what flwr-datasets or PFLlib do.
+"""How images are divided among clients: pairs of classes, or what flwr-datasets or PFLlib do.
 
 Cyclic pairs are those of AugFL's experiments: user u has the classes 2u and 2u + 1 modulo C,
 samples-min to samples-max images of each, and the users are shuffled before the sources are
@@ -21,10 +21,10 @@ from common.data.stratify import take
 from common.errors import DataError
 
 
-def deal(labels: Indices, pool: Indices, settings: DataSettings) -> list[Indices]:
-    """Deal ``pool`` to the sources, then to the targets.
+def divide(labels: Indices, pool: Indices, settings: DataSettings) -> list[Indices]:
+    """Divide ``pool`` among the sources, then to the targets.
 
-    Pair partitions take each client's images off the pool, class by class; PFLlib's deal all of
+    Pair partitions take each client's images off the pool, class by class; PFLlib's divide all of
     it. The others first cut the pool in two, by the numbers of sources and targets, then partition
     each part.
 

@@ -1,6 +1,6 @@
 """Pathological, Dirichlet and IID clients through flwr-datasets' partitioners.
 
-A partitioner deals a whole pool out, so a client's share grows with the data set. It is cut to
+A partitioner divides a whole pool, so a client's share grows with the data set. It is cut to
 the size of an edge device's collection afterwards:
 
 - pathological: samples-min to samples-max images of each of its classes, as for pairs;
@@ -73,7 +73,7 @@ def _shares(
     except ValueError as error:
         raise DataError(
             f"{settings.name}, partition {settings.partition}: the {len(pool)} images of the "
-            f"{group} cannot be dealt to {clients} clients of at least samples-min="
+            f"{group} cannot be assigned to {clients} clients of at least samples-min="
             f"{settings.samples_min}: lower {group}, samples-min or the server's parts"
             + (", or raise dirichlet-alpha" if settings.partition == "dirichlet" else "")
         ) from error

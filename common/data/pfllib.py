@@ -1,4 +1,4 @@
-"""Partitions that deal all images, by the rules and with the published counts of PFLlib.
+"""Partitions of all images, by the rules and with the published counts of PFLlib.
 
 Their clients differ in size by orders of magnitude and hold classes of a single image; nothing is
 cut to the size of a device's collection. PFLlib: Zhang et al., JMLR 26(50), 2025.
@@ -50,7 +50,7 @@ dataset/fmnist-0.1/config.json). Which images they are is not; the seed decides.
 
 
 def deal_all(labels: Indices, pool: Indices, settings: DataSettings) -> list[Indices]:
-    """Deal every image of ``pool`` to a client.
+    """Assign every image of ``pool`` to a client.
 
     Returns
     -------
@@ -157,7 +157,7 @@ def _published(sizes: Sequence[int], clients: int, settings: DataSettings) -> In
         )
     if clients != len(counts) or sizes != counts.sum(0).tolist():
         raise DataError(
-            f"data.partition={settings.partition} deals all images of fashion-mnist to "
+            f"data.partition={settings.partition} divides all images of fashion-mnist among "
             f"{len(counts)} clients: set pretrain-images=0 and server-images=0, not "
             f"{settings.pretrain_images} and {settings.server_images}, and sources and targets "
             f"that make {len(counts)}, not {settings.sources} and {settings.targets}"

@@ -17,7 +17,7 @@ import numpy as np
 from common.config import PFLLIB, DataSettings
 from common.data import pfllib
 from common.data.images import Indices
-from common.data.partition import deal, natural
+from common.data.partition import divide, natural
 from common.data.random import stream
 from common.data.stratify import take
 from common.errors import DataError
@@ -80,7 +80,7 @@ class Plan:
 
 
 def plan(labels: Indices, settings: DataSettings, owners: Indices | None = None) -> Plan:
-    """Deal a pool out: a pure function of ``labels`` and ``settings``.
+    """Divide a pool: a pure function of ``labels`` and ``settings``.
 
     The server's parts keep each class's share of the pool. They do not depend on ``targets``,
     and with random pairs the sources' images do not, either. The last plans are kept, for
@@ -114,7 +114,7 @@ def _plan(content: bytes, held: bytes | None, settings: DataSettings) -> Plan:
     if held is None:
         _check(labels, settings)
         pretrain, server, rest = server_parts(labels, settings)
-        shares = deal(labels, rest, settings)
+        shares = divide(labels, rest, settings)
     else:
         pretrain, server, shares = natural(labels, np.frombuffer(held, np.int64), settings)
     clients = tuple(

@@ -1,1 +1,1 @@
-"""The doctor: what is wrong with a device or a server before a run finds out, and its cure."""
+"""The doctor: what is wrong with a device or a server before a run finds out, and its remedy."""

@@ -8,7 +8,7 @@ import time
 from common.errors import SettingsError
 from deploy.doctor.finding import Finding, error, ok
 
-PATIENCE = 5.0  # seconds for each connection
+TIMEOUT = 5.0  # seconds for each connection
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -24,7 +24,7 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def check_reachable(host: str, port: int, patience: float = PATIENCE) -> Finding:
+def check_reachable(host: str, port: int, timeout: float = TIMEOUT) -> Finding:
     """Resolve the name and open a TCP connection."""
     place = f"{host} port {port}"
     try:
@@ -38,11 +38,11 @@ def check_reachable(host: str, port: int, patience: float = PATIENCE) -> Finding
         )
     start = time.perf_counter()
     try:
-        socket.create_connection((host, port), patience).close()
+        socket.create_connection((host, port), timeout).close()
     except TimeoutError:
         return error(
             "server",
-            f"{place} does not answer within {patience:.0f} s: packets are dropped on the way",
+            f"{place} does not answer within {timeout:.0f} s: packets are dropped on the way",
             f"open port {port} for TCP in the server's firewall and router, and check the address",
         )
     except ConnectionRefusedError:

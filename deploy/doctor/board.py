@@ -36,9 +36,9 @@ def check_throttling(root: Path = Path("/")) -> Finding:
         return ok("throttling", f"{model}: full speed since its start")
     texts = [BITS[number] for number in now]
     texts += [f"{BITS[number]}, earlier since the start" for number in past]
-    cures = [SUPPLY] if 0 in [*now, *past] else []
-    cures += [COOLING] if {*now, *past} - {0} else []
-    return warning("throttling", f"{model}: {'; '.join(texts)}", "; ".join(cures))
+    remedies = [SUPPLY] if 0 in [*now, *past] else []
+    remedies += [COOLING] if {*now, *past} - {0} else []
+    return warning("throttling", f"{model}: {'; '.join(texts)}", "; ".join(remedies))
 
 
 def check_temperature(root: Path = Path("/")) -> Finding:

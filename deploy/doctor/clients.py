@@ -37,7 +37,7 @@ def check_clients(settings: Mapping[str, Any], run: Mapping[str, Any]) -> Findin
         played = played_clients(node, data)
     except SettingsError as problem:
         return error(CHECK, str(problem), _CURE)
-    role = "trains" if played[0] < data.sources else "only judges"
+    role = "trains" if played[0] < data.sources else "only evaluates"
     total = data.sources + data.targets
     return ok(CHECK, f"{node.clients} of the run's 0 to {total - 1}: it {role}")
 

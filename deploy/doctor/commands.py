@@ -1,4 +1,4 @@
-"""``augflower doctor``: examine this device or server, name causes and cures."""
+"""``augflower doctor``: examine this device or server, name causes and remedies."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from common.errors import SettingsError
 from deploy.assignments import parse_assignments
 from deploy.doctor.examine import examine
 from deploy.doctor.finding import Finding, exit_code, to_json
-from deploy.doctor.patient import Device, Server, read_kit
 from deploy.doctor.table import findings_table, summary
+from deploy.doctor.target import Device, Server, read_kit
 
 
 def doctor(
@@ -49,8 +49,8 @@ def doctor(
         "run": parse_assignments(run) if run else None,
         "insecure": insecure or None,
     }
-    patient = _patient(kit, {name: value for name, value in given.items() if value is not None})
-    findings = _watched(patient, quiet=json)
+    target = _target(kit, {name: value for name, value in given.items() if value is not None})
+    findings = _watched(target, quiet=json)
     if json:
         print(to_json(findings))
     else:
@@ -60,23 +60,23 @@ def doctor(
     raise typer.Exit(exit_code(findings))
 
 
-def _patient(kit: Path | None, given: dict[str, object]) -> Device | Server:
+def _target(kit: Path | None, given: dict[str, object]) -> Device | Server:
     if kit is None:
         if "server" not in given:
             raise SettingsError("give --kit with a kit's folder, or --server with host:port")
         return Device(**given)  # type: ignore[arg-type]
-    patient = read_kit(kit)
-    known = {"state", "run"} if isinstance(patient, Server) else given.keys()
+    target = read_kit(kit)
+    known = {"state", "run"} if isinstance(target, Server) else given.keys()
     if strange := sorted(given.keys() - known):
         raise SettingsError(f"--{strange[0].replace('_', '-')} does not go with the server's kit")
-    return replace(patient, **given)  # type: ignore[arg-type]
+    return replace(target, **given)  # type: ignore[arg-type]
 
 
-def _watched(patient: Device | Server, *, quiet: bool) -> list[Finding]:
+def _watched(target: Device | Server, *, quiet: bool) -> list[Finding]:
     findings: list[Finding] = []
     console = Console(stderr=True, quiet=quiet)
     with console.status("examining this machine") as status:
-        for finding in examine(patient):
+        for finding in examine(target):
             findings.append(finding)
             status.update(f"examining this machine: {finding.check} done")
     return findings

@@ -13,7 +13,7 @@ _START = "start it on this machine: systemctl status augflower-superlink, or aug
 _PORT = "give the control port (8000 by default), as kit.toml of the server's kit names it"
 
 
-def check_control(address: str, ca: Path | None, patience: float = 5.0) -> Finding:
+def check_control(address: str, ca: Path | None, timeout: float = 5.0) -> Finding:
     """Whether runs can be submitted at an address.
 
     Parameters
@@ -27,11 +27,11 @@ def check_control(address: str, ca: Path | None, patience: float = 5.0) -> Findi
     host, port = split_address(address)
     if ca is not None and (finding := check_ca(ca)).status == "error":
         return finding
-    if (finding := check_reachable(host, port, patience)).status == "error":
-        cure = _START if "refuses" in finding.cause else finding.cure
-        return error("SuperLink", finding.cause, cure)
+    if (finding := check_reachable(host, port, timeout)).status == "error":
+        remedy = _START if "refuses" in finding.cause else finding.remedy
+        return error("SuperLink", finding.cause, remedy)
     try:
-        speech = listen(host, port, patience)
+        speech = listen(host, port, timeout)
     except OSError as problem:
         return error("SuperLink", f"the connection broke: {problem}", "see the SuperLink's log")
     if speech.tongue == "grpc":
@@ -45,5 +45,5 @@ def check_control(address: str, ca: Path | None, patience: float = 5.0) -> Findi
     if ca is not None and not speech.encrypted:
         return error("SuperLink", f"port {port} does not speak TLS", _PORT)
     if ca is not None:
-        return check_trust(host, port, ca, speech, patience)
+        return check_trust(host, port, ca, speech, timeout)
     return ok("SuperLink", f"port {port} answers")

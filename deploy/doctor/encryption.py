@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from deploy.doctor.address import PATIENCE
+from deploy.doctor.address import TIMEOUT
 from deploy.doctor.finding import Finding, error, ok, warning
 from deploy.doctor.speech import Speech, listen
 from deploy.provision.certificates import names_in
@@ -25,13 +25,13 @@ RENEW = "on the provisioning machine: augflower provision renew; then deliver th
 def check_ca(path: Path, now: datetime | None = None) -> Finding:
     """Whether the CA's certificate of a kit is there, is one, and is valid now."""
     now = now or datetime.now(UTC)
-    cure = "copy ca.crt from the node's kit"
+    remedy = "copy ca.crt from the node's kit"
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
     except OSError as problem:
-        return error("CA certificate", f"{path} cannot be read: {problem.strerror}", cure)
+        return error("CA certificate", f"{path} cannot be read: {problem.strerror}", remedy)
     except ValueError:
-        return error("CA certificate", f"{path} is not a PEM certificate", cure)
+        return error("CA certificate", f"{path} is not a PEM certificate", remedy)
     subject, end = certificate.subject.rfc4514_string(), certificate.not_valid_after_utc
     if now > end:
         return error(
@@ -47,7 +47,7 @@ def check_ca(path: Path, now: datetime | None = None) -> Finding:
 
 
 def check_encryption(
-    host: str, port: int, ca: Path | None, *, insecure: bool = False, patience: float = PATIENCE
+    host: str, port: int, ca: Path | None, *, insecure: bool = False, timeout: float = TIMEOUT
 ) -> Finding:
     """Shake hands with the server as the node will.
 
@@ -57,7 +57,7 @@ def check_encryption(
     insecure: the node is configured for plaintext.
     """
     try:
-        speech = listen(host, port, patience)
+        speech = listen(host, port, timeout)
     except OSError as problem:
         return error("TLS", f"the connection broke: {problem}", "check the server's log")
     if insecure:
@@ -66,11 +66,11 @@ def check_encryption(
         return _unencrypted(port, speech)
     if speech.tongue != "grpc":
         return _not_grpc(port)
-    return check_trust(host, port, ca, speech, patience)
+    return check_trust(host, port, ca, speech, timeout)
 
 
 def check_trust(
-    host: str, port: int, ca: Path | None, speech: Speech, patience: float = PATIENCE
+    host: str, port: int, ca: Path | None, speech: Speech, timeout: float = TIMEOUT
 ) -> Finding:
     """Whether the certificate that a server has shown is trusted, in its names and times too.
 
@@ -90,7 +90,7 @@ def check_trust(
         context.set_alpn_protocols(["h2"])
     try:
         with (
-            socket.create_connection((host, port), patience) as connection,
+            socket.create_connection((host, port), timeout) as connection,
             context.wrap_socket(connection, server_hostname=host),
         ):
             return _good(speech)

@@ -12,18 +12,18 @@ from deploy.doctor.clients import check_clients, check_fleet
 from deploy.doctor.encryption import check_ca, check_encryption
 from deploy.doctor.finding import Finding, error, ok, skipped
 from deploy.doctor.identity import check_identity, check_key
-from deploy.doctor.patient import Device, Server
 from deploy.doctor.processor import check_atomics, check_torch
 from deploy.doctor.sizes import weigh_models, weigh_private_model
+from deploy.doctor.target import Device, Server
 from deploy.doctor.teacher import check_teachers
 from deploy.provision.places import join_address
 
 Check = Callable[[], Finding | list[Finding]]
 
 
-def examine(patient: Device | Server) -> Iterator[Finding]:
+def examine(target: Device | Server) -> Iterator[Finding]:
     """Findings as they come, so that progress can be shown."""
-    return examine_device(patient) if isinstance(patient, Device) else examine_server(patient)
+    return examine_device(target) if isinstance(target, Device) else examine_server(target)
 
 
 def examine_device(device: Device) -> Iterator[Finding]:
@@ -52,24 +52,24 @@ def examine_device(device: Device) -> Iterator[Finding]:
     yield from examine_connection(device)
 
 
-def examine_server(patient: Server) -> Iterator[Finding]:
+def examine_server(target: Server) -> Iterator[Finding]:
     """All checks of a server, on the server's own machine."""
     model, private = _weighed("private model", weigh_private_model)
-    yield from _machine(patient.flower, resources.memory_needed(private=private))
+    yield from _machine(target.flower, resources.memory_needed(private=private))
     yield model
     disk = resources.SERVER_DISK
-    yield from _guarded("disk", lambda: resources.check_disk(patient.state, disk))
-    yield from _guarded("state folder", lambda: folders.check_state_folder(patient.state))
-    yield from _guarded("database", lambda: folders.check_database_folder(patient.state))
-    yield from _guarded("certificate", lambda: server.check_certificate(patient.kit, patient.names))
+    yield from _guarded("disk", lambda: resources.check_disk(target.state, disk))
+    yield from _guarded("state folder", lambda: folders.check_state_folder(target.state))
+    yield from _guarded("database", lambda: folders.check_database_folder(target.state))
+    yield from _guarded("certificate", lambda: server.check_certificate(target.kit, target.names))
     yield from _guarded(
-        "control port", lambda: server.check_control_port(patient.names, patient.control_port)
+        "control port", lambda: server.check_control_port(target.names, target.control_port)
     )
-    own = join_address("127.0.0.1", patient.fleet_port)
-    yield from examine_connection(Device(server=own, ca=patient.kit / "ca.crt"))
-    nodes = patient.kit / "nodes.json"
-    yield from _guarded("clients", lambda: check_fleet(nodes, patient.run))
-    yield from _guarded("nodes", lambda: server.check_registrations(patient.kit))
+    own = join_address("127.0.0.1", target.fleet_port)
+    yield from examine_connection(Device(server=own, ca=target.kit / "ca.crt"))
+    nodes = target.kit / "nodes.json"
+    yield from _guarded("clients", lambda: check_fleet(nodes, target.run))
+    yield from _guarded("nodes", lambda: server.check_registrations(target.kit))
 
 
 def _machine(flower: str, memory: int) -> Iterator[Finding]:
@@ -111,7 +111,7 @@ def examine_connection(device: Device, *, known: bool = True) -> Iterator[Findin
     healthy = True
     for name, step in steps:
         if not healthy:
-            yield skipped(name, "cannot be known before the errors above are cured")
+            yield skipped(name, "cannot be known before the errors above are mended")
             continue
         for finding in _guarded(name, step):
             healthy = healthy and finding.status != "error"

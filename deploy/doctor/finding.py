@@ -1,4 +1,4 @@
-"""What a check found: a cause and, where something is wrong, its cure."""
+"""What a check found: a cause and, where something is wrong, its remedy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Finding:
     check: str
     status: Status
     cause: str
-    cure: str = ""
+    remedy: str = ""
 
 
 def ok(check: str, cause: str) -> Finding:
@@ -30,14 +30,14 @@ def skipped(check: str, cause: str) -> Finding:
     return Finding(check, "skipped", cause)
 
 
-def warning(check: str, cause: str, cure: str) -> Finding:
+def warning(check: str, cause: str, remedy: str) -> Finding:
     """A run will work, but worse than it could, or not for long."""
-    return Finding(check, "warning", cause, cure)
+    return Finding(check, "warning", cause, remedy)
 
 
-def error(check: str, cause: str, cure: str) -> Finding:
+def error(check: str, cause: str, remedy: str) -> Finding:
     """A run will fail."""
-    return Finding(check, "error", cause, cure)
+    return Finding(check, "error", cause, remedy)
 
 
 def exit_code(findings: Sequence[Finding]) -> int:

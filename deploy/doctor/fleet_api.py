@@ -41,7 +41,7 @@ class FleetApi:
         ca: bytes | None,
         *,
         insecure: bool = False,
-        patience: float = 5.0,
+        timeout: float = 5.0,
     ) -> None:
         self._channel = (
             grpc.insecure_channel(address)
@@ -50,7 +50,7 @@ class FleetApi:
         )
         self._stub = FleetStub(self._channel)
         self._key, self._public = key, public_key_to_bytes(key.public_key())
-        self._patience = patience
+        self._timeout = timeout
         self.reply = ""  # the last refusal, as the server worded it
 
     def __enter__(self) -> FleetApi:
@@ -69,7 +69,7 @@ class FleetApi:
         )
         request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=0)
         try:
-            self._stub.ActivateNode(request, timeout=self._patience, metadata=metadata)
+            self._stub.ActivateNode(request, timeout=self._timeout, metadata=metadata)
         except grpc.RpcError as refusal:
             self.reply = refusal.details() or ""
         if self.reply == "Invalid timestamp":

@@ -1,4 +1,4 @@
-"""A node's key and clock, as the server judges them."""
+"""A node's key and clock, as the server sees them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ NTP = "let NTP set the clock: timedatectl set-ntp true; timedatectl status shows
 
 def check_key(path: Path) -> Finding:
     """Whether the node's private key is there, is of the right kind, and is private."""
-    cure = "copy node.key from the node's kit, mode 0600, owned by the user that runs the node"
+    remedy = "copy node.key from the node's kit, mode 0600, owned by the user that runs the node"
     try:
         text = path.read_bytes()
         mode = stat.S_IMODE(path.stat().st_mode)
         name = fingerprint(public_line(text, str(path)))
     except OSError as problem:
-        return error("key", f"{path} cannot be read: {problem.strerror}", cure)
+        return error("key", f"{path} cannot be read: {problem.strerror}", remedy)
     except FleetError as problem:
-        return error("key", str(problem), cure)
+        return error("key", str(problem), remedy)
     if mode & 0o077:
         return warning(
             "key", f"{path} has mode {mode:04o}: other users can read it", f"chmod 600 {path}"

@@ -49,10 +49,10 @@ def check_memory(needed: int, root: Path = Path("/")) -> Finding:
     if free >= needed:
         return ok("memory", text)
     swap = meminfo(root).get("SwapFree", 0)
-    cure = "stop other programs, choose a smaller model, or raise the container's memory limit"
+    remedy = "stop other programs, choose a smaller model, or raise the container's memory limit"
     if free + swap >= needed:
-        return warning("memory", f"{text}; the rest would be swapped, which is slow", cure)
-    return error("memory", text, f"{cure}; swap keeps a small board from failing")
+        return warning("memory", f"{text}; the rest would be swapped, which is slow", remedy)
+    return error("memory", text, f"{remedy}; swap keeps a small board from failing")
 
 
 def check_disk(folder: Path, needed: int = DEVICE_DISK) -> Finding:

@@ -48,13 +48,13 @@ def check_certificate(kit: Path, names: list[str], now: datetime | None = None) 
     return ok("certificate", f"for {', '.join(names)}, until {end:%Y-%m-%d}")
 
 
-def check_control_port(names: list[str], port: int, patience: float = 2.0) -> Finding:
+def check_control_port(names: list[str], port: int, timeout: float = 2.0) -> Finding:
     """Whether the Control API can be reached under a name that other machines use."""
     for name in names:
         if is_loopback(name):
             continue
         try:
-            socket.create_connection((name, port), patience).close()
+            socket.create_connection((name, port), timeout).close()
         except OSError:
             continue
         return error(
@@ -74,9 +74,9 @@ def check_registrations(kit: Path) -> Finding:
         return error(
             "nodes",
             str(problem),
-            "cure the errors above, then start the SuperLink: systemctl status augflower-*",
+            "mend the errors above, then start the SuperLink: systemctl status augflower-*",
         )
-    cure = f"augflower provision register {kit}"
+    remedy = f"augflower provision register {kit}"
     if state.refused:
         names = ", ".join(state.refused)
         return error(
@@ -86,9 +86,9 @@ def check_registrations(kit: Path) -> Finding:
         )
     if state.unregistered:
         names = ", ".join(name for name, _ in state.unregistered)
-        return error("nodes", f"{names}: revoked, but still registered", cure)
+        return error("nodes", f"{names}: revoked, but still registered", remedy)
     if state.registered:
-        return error("nodes", f"{', '.join(state.registered)}: not registered yet", cure)
+        return error("nodes", f"{', '.join(state.registered)}: not registered yet", remedy)
     if state.unknown:
         ids = ", ".join(str(number) for number in state.unknown)
         return warning(

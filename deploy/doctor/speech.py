@@ -22,8 +22,8 @@ class Speech:
     certificate: bytes = b""  # DER, when encrypted
 
 
-def listen(host: str, port: int, patience: float) -> Speech:
-    """Greet a port in TLS, without judging its certificate, and else in plaintext HTTP/2.
+def listen(host: str, port: int, timeout: float) -> Speech:
+    """Greet a port in TLS, without checking its certificate, and else in plaintext HTTP/2.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def listen(host: str, port: int, patience: float) -> Speech:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])  # gRPC's servers insist on it
-    with socket.create_connection((host, port), patience) as connection:
+    with socket.create_connection((host, port), timeout) as connection:
         try:
             with context.wrap_socket(connection, server_hostname=host) as secure:
                 certificate = secure.getpeercert(binary_form=True) or b""
@@ -44,21 +44,21 @@ def listen(host: str, port: int, patience: float) -> Speech:
             if isinstance(problem, ssl.SSLError) and "ALERT" in (problem.reason or ""):
                 # An alert is TLS itself: the server would not agree on terms.
                 return Speech(True, "unknown")
-    return Speech(False, _plain(host, port, patience))
+    return Speech(False, _plain(host, port, timeout))
 
 
-def _plain(host: str, port: int, patience: float) -> Tongue:
-    answer = _answer(host, port, patience, PREFACE + EMPTY_SETTINGS)
+def _plain(host: str, port: int, timeout: float) -> Tongue:
+    answer = _answer(host, port, timeout, PREFACE + EMPTY_SETTINGS)
     if len(answer) >= 4 and answer[3] == SETTINGS_FRAME and not answer.startswith(b"HTTP"):
         return "grpc"
     if not answer.startswith(b"HTTP"):  # some web servers do not know the preface
-        answer = _answer(host, port, patience, b"HEAD / HTTP/1.0\r\n\r\n")
+        answer = _answer(host, port, timeout, b"HEAD / HTTP/1.0\r\n\r\n")
     return "http" if answer.startswith(b"HTTP") else "unknown"
 
 
-def _answer(host: str, port: int, patience: float, greeting: bytes) -> bytes:
+def _answer(host: str, port: int, timeout: float, greeting: bytes) -> bytes:
     try:
-        with socket.create_connection((host, port), patience) as connection:
+        with socket.create_connection((host, port), timeout) as connection:
             connection.sendall(greeting)
             return connection.recv(9)
     except OSError:

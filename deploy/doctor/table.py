@@ -13,14 +13,14 @@ STYLES = {"ok": "green", "warning": "yellow", "error": "bold red", "skipped": "d
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:
-    """One row a finding; a cure stands under its cause."""
+    """One row a finding; a remedy stands under its cause."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("check", "status", "finding"):
         table.add_column(title, no_wrap=title != "finding", vertical="top")
     for finding in findings:
         text = Text(finding.cause)
-        if finding.cure:
-            text.append(f"\n→ {finding.cure}", style="italic")
+        if finding.remedy:
+            text.append(f"\n→ {finding.remedy}", style="italic")
         style = STYLES[finding.status]
         table.add_row(finding.check, Text(finding.status, style=style), text)
     return table

@@ -54,14 +54,14 @@ def _check_cache(folder: Path, path: Path) -> list[Finding]:
 
 
 def _check(teacher: TeacherSettings, limit: int, path: Path) -> Finding:
-    from client_app.teachers.room import MIB, NoRoom, check_room
+    from client_app.teachers.memory_budget import MIB, NotEnoughMemory, check_memory
     from client_app.teachers.settings import LOCAL
     from client_app.teachers.source import describe, doubt
     from client_app.teachers.weights import check_file, find_weights
 
     try:
         source = describe(teacher)
-        check_room(source.model, source.bytes_needed(), limit * MIB)
+        check_memory(source.model, source.bytes_needed(), limit * MIB)
         if not teacher.checkpoint and not source.model.startswith(LOCAL):
             return warning(
                 CHECK,
@@ -71,7 +71,7 @@ def _check(teacher: TeacherSettings, limit: int, path: Path) -> Finding:
             )
         weights = find_weights(source)
         check_file(source, weights)
-    except NoRoom as problem:
+    except NotEnoughMemory as problem:
         return warning(CHECK, f"{problem}; the device trains without it", "see above")
     except ModelError as problem:
         return error(CHECK, str(problem), f"correct {path}")

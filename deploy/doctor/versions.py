@@ -34,17 +34,17 @@ def check_flower(expected: str) -> Finding:
     ----------
     expected: the server's minor release, such as ``1.39``; a kit names it.
     """
-    cure = f"pip install 'flwr=={expected}.*'"
+    remedy = f"pip install 'flwr=={expected}.*'"
     try:
         installed = metadata.version("flwr")
     except metadata.PackageNotFoundError:
-        return error("flower", "Flower is not installed in this environment", cure)
+        return error("flower", "Flower is not installed in this environment", remedy)
     if installed.split(".")[:2] == expected.split("."):
         return ok("flower", f"Flower {installed}, as the server's {expected}")
     return error(
         "flower",
         f"Flower {installed} here, {expected} on the server: they speak different protocols",
-        cure,
+        remedy,
     )
 
 
@@ -60,7 +60,7 @@ def check_packages(path: Sequence[str] | None = None, home: Path = HOME) -> Find
     path: folders in the order in which Python searches them; ``sys.path`` without it.
     home: the folder of AugFlower's packages.
     """
-    cure = "install AugFlower into an environment of its own, or uninstall that package"
+    remedy = "install AugFlower into an environment of its own, or uninstall that package"
     owners = metadata.packages_distributions()
     for name in PACKAGES:
         spec = PathFinder.find_spec(name, path)
@@ -68,9 +68,9 @@ def check_packages(path: Sequence[str] | None = None, home: Path = HOME) -> Find
         place = folders[0].resolve() if folders else spec and spec.origin
         if place and place != home / name:
             cause = f"Python takes {name!r} from {place}, not from {home / name}: another package"
-            return error("packages", f"{cause} has the same name", cure)
+            return error("packages", f"{cause} has the same name", remedy)
         for owner in set(owners.get(name, ())) - {"augflower"}:
             if Path(str(metadata.distribution(owner).locate_file(name))).resolve() == home / name:
                 cause = f"the package {owner} has put its own {name!r} into {home}, too"
-                return error("packages", cause, cure)
+                return error("packages", cause, remedy)
     return ok("packages", f"{', '.join(PACKAGES)} are those in {home}")

@@ -72,7 +72,7 @@ def data() -> list[Entry]:
 
 
 def partitions() -> list[Entry]:
-    """Every way to deal a data set to clients."""
+    """Every way to divide a data set among clients."""
     from common.config import PARTITIONS, Partition
 
     return [(name, PARTITIONS[name]) for name in get_args(Partition)]

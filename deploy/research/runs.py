@@ -78,9 +78,9 @@ def row_of(folder: Path, columns: Sequence[str]) -> Row:
         losses = [line.train["loss"] for line in run.rounds if "loss" in line.train]
         row["loss"] = losses[-1] if losses else None
     if run.evaluated:
-        judged = run.evaluated[-1][1]
-        row["accuracy_before"] = judged.accuracy_before
-        row["accuracy_after"] = judged.accuracy_after
+        evaluated = run.evaluated[-1][1]
+        row["accuracy_before"] = evaluated.accuracy_before
+        row["accuracy_after"] = evaluated.accuracy_after
     return row
 
 

@@ -50,7 +50,7 @@ class Serving:
         Parameters
         ----------
         source: a model of AugFlower (.safetensors), or what ``augflower export`` wrote (.onnx).
-        folder: the server's own; images to judge models by are looked for there.
+        folder: the server's own; images to evaluate models by are looked for there.
         threads: for one answer; 0 leaves it to onnxruntime.
         """
         self._source, self._folder, self._threads = source, folder, threads
@@ -155,7 +155,7 @@ class Serving:
         return with_weights(graph.read_bytes(), content, str(self._source))
 
     def _good(self, model: Model) -> bool:
-        """Judge a model against the best so far, image by image (McNemar's test)."""
+        """Evaluate a model against the best so far, image by image (McNemar's test)."""
         images = load_images(self._folder / IMAGES)
         if images is None or images[0].shape[1:] != (model.channels, model.size, model.size):
             return True

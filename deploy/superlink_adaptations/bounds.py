@@ -1,4 +1,4 @@
-"""What a device may push: so many parts and bytes a message, judged before Flower takes them in.
+"""What a device may push: so many parts and bytes a message, checked before Flower takes them in.
 
 A message names its parts before it sends them. Flower 1.39 notes down each name in its database
 within one transaction, however many there are: 20,000 made-up names, in 1.3 MB, lock it for two
@@ -46,7 +46,7 @@ FINGERPRINTS = {
 
 
 class Bounds:
-    """Judges what devices push; safe to use from several threads.
+    """Checks what devices push; safe to use from several threads.
 
     Attributes
     ----------

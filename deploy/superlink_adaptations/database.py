@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds that a writer waits for its turn, and then again for SQLite's own lock."""
 EVERY = 1.0
 """Seconds between two writes of what is of no haste."""
@@ -109,7 +109,7 @@ def _take_turns_everywhere() -> None:
     from flwr.supercore import sql_mixin
 
     module: Any = sql_mixin  # it does not export the two names that it imports
-    pragmas = dict(module.SQLITE_PRAGMAS) | {"busy_timeout": f"{1000 * PATIENCE:.0f}"}
+    pragmas = dict(module.SQLITE_PRAGMAS) | {"busy_timeout": f"{1000 * TIMEOUT:.0f}"}
     module.SQLITE_PRAGMAS = tuple(pragmas.items())
     create, turn = module.create_engine, threading.Lock()
 
@@ -117,7 +117,7 @@ def _take_turns_everywhere() -> None:
         if "poolclass" in options:
             return create(url, **options)  # in memory, with a single connection
         # Those that wait for their turn hold a connection each, and the pool has few.
-        engine = create(url, pool_timeout=PATIENCE, **options)
+        engine = create(url, pool_timeout=TIMEOUT, **options)
         take_turns(engine, turn)
         return engine
 
@@ -127,13 +127,13 @@ def _take_turns_everywhere() -> None:
 def take_turns(engine: Engine, turn: threading.Lock) -> None:
     """Let each transaction of ``engine`` hold ``turn`` from its first write to its end.
 
-    Who does not get it within ``PATIENCE`` goes on, and SQLite's own lock decides.
+    Who does not get it within ``TIMEOUT`` goes on, and SQLite's own lock decides.
     """
     from sqlalchemy import event
 
     def take(connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         if _WRITES.search(statement) and _HELD not in connection.info:
-            connection.info[_HELD] = turn.acquire(timeout=PATIENCE)
+            connection.info[_HELD] = turn.acquire(timeout=TIMEOUT)
 
     def leave(_connection: Any, record: Any, *_rest: Any) -> None:
         if record.info.pop(_HELD, False):

@@ -14,7 +14,7 @@ GROWTH = 3.0
 itself; it is cut to that length."""
 
 FIRST = 3
-"""Steps that must have been seen before they can judge another."""
+"""Steps that must have been seen before another is compared with them."""
 
 REACH = 0.5
 """Share of the model's norm that is the longest step at any time; usual ones are under a fifth."""

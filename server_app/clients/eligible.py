@@ -9,7 +9,7 @@ from server_app.monitoring.status import Status
 from server_app.validation.gate import Gate
 
 
-def able(
+def eligible(
     round: int, client_ids: Sequence[int], nodes: Nodes, gate: Gate, status: Status
 ) -> list[int]:
     """Clients whose nodes are not set aside in a round; all of them if there would be none."""

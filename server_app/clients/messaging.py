@@ -323,13 +323,13 @@ class Exchange:
         """Whether a client that failed, but is not late, is waited for to be asked once more."""
         if (
             not answer.reason
-            or not self._rules.patience
+            or not self._rules.return_timeout
             or answer.node in self._late
             or answer.client_id in asked.again
         ):
             return False
         asked.again.add(answer.client_id)
-        until = min(asked.deadline, time.monotonic() + self._rules.patience)
+        until = min(asked.deadline, time.monotonic() + self._rules.return_timeout)
         asked.lost[answer.client_id] = answer, until
         return True
 

@@ -403,7 +403,7 @@ def _check_possible(up: enrolment.Up, plan: Plan) -> None:
             "classes", f"are {', '.join(up.classes)[:120]}; the run's are {', '.join(plan.classes)}"
         )
     if up.plan != plan.digest:
-        raise Rejected("plan", "it deals the images otherwise: its data set or release differs")
+        raise Rejected("plan", "it divides the images otherwise: its data set or release differs")
     if plan.digest:
         _check_client_images(up, plan)
         return
@@ -433,4 +433,4 @@ def _check_client_images(up: enrolment.Up, plan: Plan) -> None:
     ]
     for name, images in zip(("support", "query", "test"), expected, strict=True):
         if getattr(up, name) != images:
-            raise Rejected(name, f"is {getattr(up, name)} images; dealt were {images}")
+            raise Rejected(name, f"is {getattr(up, name)} images; assigned were {images}")

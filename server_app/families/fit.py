@@ -54,8 +54,8 @@ def descend(
     for epoch in range(epochs):
         total = 0.0
         for chosen in batches(count, size, seed + epoch):
-            slope, value = flat.gradient(lambda chosen=chosen: loss(chosen))  # type: ignore[misc]
-            flat.vector.sub_(slope, alpha=rate)
+            grad, value = flat.gradient(lambda chosen=chosen: loss(chosen))  # type: ignore[misc]
+            flat.vector.sub_(grad, alpha=rate)
             total += value * len(chosen)
         mean = total / count
     return mean

@@ -46,10 +46,10 @@ class Descent:
         """
         terms = dict[str, float]()
         for _ in range(steps):
-            slope, terms = knowledge.gradient(theta)
+            grad, terms = knowledge.gradient(theta)
             if not terms["loss"] <= CAP:
                 raise DivergedError(f"diverged, R_h is {terms['loss']:.3g}")
-            self.longest = max(float(slope.norm()), DECAY * self.longest)
+            self.longest = max(float(grad.norm()), DECAY * self.longest)
             if self.longest > 0:
-                theta.sub_(slope, alpha=rate * float(theta.norm()) / self.longest)
+                theta.sub_(grad, alpha=rate * float(theta.norm()) / self.longest)
         return {f"transfer_{name}": value for name, value in terms.items()}

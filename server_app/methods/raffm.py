@@ -44,7 +44,7 @@ class Settings(MethodSettings):
     """Widths, who trains which, and local SGD as published but for Adam."""
 
     widths: str = Field(WIDTHS, description="Shares of the network that devices may train.")
-    deal: str = Field(
+    assign: str = Field(
         "", description="Widths of the clients, in turn; empty: what each device can hold."
     )
     draw: Literal["own", "sandwich"] = Field(
@@ -62,16 +62,16 @@ class Settings(MethodSettings):
         return sorted(_numbers(self.widths), reverse=True)
 
     @property
-    def dealt(self) -> list[float]:
-        """``deal`` in its order."""
-        return _numbers(self.deal)
+    def assigned(self) -> list[float]:
+        """``assign`` in its order."""
+        return _numbers(self.assign)
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if not self.all_widths:
             raise ValueError("widths is empty; give at least one, such as 1")
-        if unknown := [width for width in self.dealt if width not in self.all_widths]:
-            raise ValueError(f"deal has {unknown[0]:g}, which is not in widths={self.widths}")
+        if unknown := [width for width in self.assigned if width not in self.all_widths]:
+            raise ValueError(f"assign has {unknown[0]:g}, which is not in widths={self.widths}")
         return self
 
 
@@ -122,8 +122,8 @@ class Server(Averaging):
 
     @property
     def timed(self) -> tuple[float, int] | None:
-        """A step of the smallest network, unless widths are dealt or there is one only."""
-        if self.settings.dealt or len(self.all_widths) == 1:
+        """A step of the smallest network, unless widths are assigned or there is one only."""
+        if self.settings.assigned or len(self.all_widths) == 1:
             return None
         return self.all_widths[-1], self.settings.sgd.batch_size
 
@@ -214,8 +214,8 @@ class Server(Averaging):
         if source.width:
             fit = [width for width in self.all_widths if width <= source.width]
             return (fit or self.all_widths[-1:])[0], f"set on the device: {source.width:g}"
-        if client is not None and self.settings.dealt:
-            return self.settings.dealt[client % len(self.settings.dealt)], "dealt"
+        if client is not None and self.settings.assigned:
+            return self.settings.assigned[client % len(self.settings.assigned)], "assigned"
         if len(self.all_widths) == 1 or self.setup.task is None:
             return self.all_widths[0], "the only width"
         self._costs = self._costs or [cost(self.setup.task, width) for width in self.all_widths]

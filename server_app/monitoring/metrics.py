@@ -102,12 +102,12 @@ def _counted(seen: dict[str, Any], rounds: int) -> Iterator[Metric]:
     yield replies
     rejections = CounterMetricFamily(
         _PREFIX + "rejections",
-        "What the gate has rejected: replies to requests to train, judgements, introductions.",
+        "What the gate has rejected: replies to requests to train, evaluations, introductions.",
         labels=["step"],
     )
     for step, key in (
         ("training", "rejected"),
-        ("evaluation", "rejected_judgements"),
+        ("evaluation", "rejected_evaluations"),
         ("introduction", "rejected_introductions"),
     ):
         rejections.add_metric([step], totals[key])
@@ -128,23 +128,23 @@ def _figures(lines: list[dict[str, Any]]) -> Iterator[Metric]:
         yield GaugeMetricFamily(
             _PREFIX + "training_loss", "Mean loss that clients reported in training.", loss
         )
-    judged = _latest(lines, "evaluation")
+    evaluated = _latest(lines, "evaluation")
     accuracy = GaugeMetricFamily(
         _PREFIX + "accuracy_ratio",
-        "Accuracy on judged clients before and after adaptation, from 0 to 1.",
+        "Accuracy on evaluated clients before and after adaptation, from 0 to 1.",
         labels=["adaptation"],
     )
-    judged_loss = GaugeMetricFamily(
+    evaluated_loss = GaugeMetricFamily(
         _PREFIX + "evaluation_loss",
-        "Loss on judged clients before and after adaptation.",
+        "Loss on evaluated clients before and after adaptation.",
         labels=["adaptation"],
     )
     for when in ("before", "after"):
-        for family, key in ((accuracy, "accuracy"), (judged_loss, "loss")):
-            if (value := judged.get(f"{key}_{when}")) is not None:
+        for family, key in ((accuracy, "accuracy"), (evaluated_loss, "loss")):
+            if (value := evaluated.get(f"{key}_{when}")) is not None:
                 family.add_metric([when], value)
     yield accuracy
-    yield judged_loss
+    yield evaluated_loss
     figures = GaugeMetricFamily(
         _PREFIX + "method_figure",
         "Figures of the method's server half in its last step, such as rho and residuals.",

@@ -10,9 +10,9 @@ from typing import Any
 
 def scalars(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Tag and value of every figure of a line of the record that is finite."""
-    judged = line.get("evaluation") or {}
-    found = {f"accuracy/{when}": judged.get(f"accuracy_{when}") for when in ("before", "after")}
-    found |= {f"loss/{when}": judged.get(f"loss_{when}") for when in ("before", "after")}
+    evaluated = line.get("evaluation") or {}
+    found = {f"accuracy/{when}": evaluated.get(f"accuracy_{when}") for when in ("before", "after")}
+    found |= {f"loss/{when}": evaluated.get(f"loss_{when}") for when in ("before", "after")}
     found |= {f"train/{name}": value for name, value in line.get("train", {}).items()}
     found |= {f"method/{name}": value for name, value in line.get("method", {}).items()}
     found |= {f"seconds/{name}": value for name, value in line.get("seconds", {}).items()}

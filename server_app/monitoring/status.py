@@ -54,7 +54,7 @@ class Status:
         self._incidents: deque[dict[str, Any]] = deque(maxlen=INCIDENTS_KEPT)
         self._totals = {
             "bytes_down": 0, "bytes_up": 0, "asked": 0, "replies": 0, "missing": 0, "rejected": 0,
-            "rejected_judgements": 0, "rejected_introductions": 0,
+            "rejected_evaluations": 0, "rejected_introductions": 0,
         }  # fmt: skip
         self._seconds: dict[str, float] = {}
         self._awaited: dict[str, Any] | None = None
@@ -151,11 +151,11 @@ class Status:
         short |= {
             "missing": unanswered,
             "rejected": steps["training"],
-            "rejected_judgements": steps["evaluation"],
+            "rejected_evaluations": steps["evaluation"],
             "rejected_introductions": steps["introduction"],
         }
-        unjudged = [{"field": "evaluation", **e} for e in line.get("evaluation_missing", [])]
-        lost["missing"] = [*lost["missing"], *unjudged]
+        unevaluated = [{"field": "evaluation", **e} for e in line.get("evaluation_missing", [])]
+        lost["missing"] = [*lost["missing"], *unevaluated]
         with self._changed:
             self._lines.append(short)
             for name, seconds in line.get("seconds", {}).items():

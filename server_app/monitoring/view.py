@@ -26,10 +26,10 @@ _DOING = {
     "broadcast": "The model goes out to the nodes.",
     "train": "The nodes train.",
     "update": "The server updates the model.",
-    "evaluate": "Clients judge the model.",
+    "evaluate": "Clients evaluate the model.",
     "checkpoint": "The server saves the checkpoint.",
 }
-_LOST = ("missing", "rejected", "rejected_judgements", "rejected_introductions")
+_LOST = ("missing", "rejected", "rejected_evaluations", "rejected_introductions")
 _TROUBLED = frozenset({"unready", "late", "rejected", "gone"})
 MOST_NODES = 40  # nodes that are shown at once; the others are folded away
 MOST_LOSSES = 10  # replies missing or rejected that are shown at once
@@ -195,7 +195,7 @@ def _steps(phase: str) -> list[tuple[str, str]]:
 
 
 def _rest(run: Run, left: int) -> str:
-    """How long the rounds that are left will take, judged by the last ones."""
+    """How long the rounds that are left will take, by the last ones."""
     last = [r for r in run.rounds[-_RECENT:] if r.round]
     busy = [{k: v for k, v in r.seconds.items() if k != "waiting"} for r in last]
     times = [sum(scores.finite(seconds.values())) for seconds in busy]
@@ -227,7 +227,7 @@ def _facts(seen: dict[str, Any], run: Run) -> list[tuple[str, str, str]]:
         well = "one is awaited" if seen["awaited"] else "all well"
         facts.append(("Nodes", f"{here} of {total}", ", ".join(troubled) or well))
     lost = [f"{totals[kind]} {kind}" for kind in ("missing", "rejected") if totals[kind]]
-    for kind in ("judgement", "introduction"):
+    for kind in ("evaluation", "introduction"):
         if number := totals[f"rejected_{kind}s"]:
             lost.append(words.count(number, f"rejected {kind}"))
     if lost:
@@ -242,7 +242,7 @@ def _facts(seen: dict[str, Any], run: Run) -> list[tuple[str, str, str]]:
 
 
 def _field(entry: dict[str, Any]) -> str:
-    """The field that was wrong; of judgements and introductions with what it is a field of."""
+    """The field that was wrong; of evaluations and introductions with what it is a field of."""
     field, step = entry.get("field", ""), entry.get("step", "training")
     return str(field if step == "training" else f"{step}.{field}")
 

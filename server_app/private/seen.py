@@ -2,7 +2,7 @@
 
 A private model that has seen the targets' query images, or D_s, would be measured on what it knows
 by heart. The data set, the seed and the number of images decide which images it has seen; a run
-with other settings deals those to its clients.
+with other settings gives those to its clients.
 """
 
 from __future__ import annotations
@@ -164,8 +164,8 @@ def check_unseen(
         found = ", ".join(f"{count} {name}" for name, count in shared.items() if count)
         mine = {f"data.{name}": getattr(data, name.replace("-", "_")) for name in _DECIDES}
         raise SettingsError(
-            f"the {what} was trained on {sum(shared.values())} images that this run deals "
-            f"to others ({found}): its results would not count. Run with the settings of its "
+            f"the {what} was trained on {sum(shared.values())} images that this run "
+            f"gives to others ({found}): its results would not count. Run with the settings of its "
             f"training, {_words({name: training.settings.get(name, '?') for name in mine})}, or "
             f"train one for this run: augflower pretrain FOLDER {_words(mine)}"
         )

@@ -15,8 +15,8 @@ from server_app.report.sections import (
     Section,
     Table,
     agreement,
+    evaluated,
     evaluation_series,
-    judged,
     losses,
     other_metrics,
     over_seeds,
@@ -52,7 +52,7 @@ def results(lines: Sequence[Line], base: int) -> Table:
     for i, line in enumerate(lines):
         run, final, best = line.run, scores.last(line.run), scores.best(line.run)
         found = scores.difference(run, lines[base].run) if i != base else None
-        down, up = scores.moved(run)
+        down, up = scores.traffic(run)
         diverged = scores.diverged_at(run)
         status = f"diverged in round {diverged}" if diverged is not None else run.meta.status
         rows.append(
@@ -101,11 +101,11 @@ def _accuracy(lines: Sequence[Line]) -> Section | None:
         text.append(f"{words.count(grey, 'run')} that ended lower are grey; the table has all.")
     if len(lines) == 2 and not bands:
         for line in lines:
-            evaluated = judged(line.run)
-            samples = [[c.accuracy_after for c in e.clients] for _, e in evaluated]
+            done = evaluated(line.run)
+            samples = [[c.accuracy_after for c in e.clients] for _, e in done]
             low, high = scores.spread(samples, 25, 75)
             if any(map(math.isfinite, low)):
-                x = [float(r.round) for r, _ in evaluated]
+                x = [float(r.round) for r, _ in done]
                 bands.append(Band(f"{line.name}, half", x, low, high, line.style))
         if bands:
             text.append("The bands hold the middle half of the clients.")
@@ -159,7 +159,7 @@ def _against_bytes(lines: Sequence[Line]) -> Section | None:
         for record in line.run.rounds:
             total += record.bytes_down + record.bytes_up
             sums[record.round] = float(total)
-        pairs = judged(line.run)
+        pairs = evaluated(line.run)
         if total and pairs:
             x, y = [sums[r.round] for r, _ in pairs], [e.accuracy_after for _, e in pairs]
             series.append(Series(line.name, x, y, line.style))

@@ -23,7 +23,7 @@ _OTHER_PHASE = "3"
 
 def traffic(lines: Sequence[Line]) -> Section | None:
     """Bytes a round and in all."""
-    if not any(sum(scores.moved(line.run)) for line in lines):
+    if not any(sum(scores.traffic(line.run)) for line in lines):
         return None
     if len(lines) > 1:
         series = [
@@ -50,7 +50,7 @@ def traffic(lines: Sequence[Line]) -> Section | None:
         Chart("bars", "Each round", each, unit, heads=list(map(str, numbers))),
         Chart("lines", "Cumulated", total, byte_unit(v for s in total for v in s.y), zero=True),
     ]
-    down, up = scores.moved(run)
+    down, up = scores.traffic(run)
     text = [f"{words.size(down)} went down to the devices and {words.size(up)} came up."]
     return Section("traffic", "Traffic", text, charts, grid=True)
 

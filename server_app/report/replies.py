@@ -12,7 +12,7 @@ from server_app.runs.record import Round, Run
 
 
 def replies(run: Run) -> Section | None:
-    """What became of the requests to train, and who failed to judge."""
+    """What became of the requests to train, and who failed to evaluate."""
     asked = sum(r.asked for r in run.rounds)
     if not asked:
         return None

@@ -1,8 +1,8 @@
 """Figures that follow from a record: accuracies, their spread and differences, totals.
 
 An accuracy is the mean over clients, weighted by their query images as it is recorded, and so is
-its standard error. That of a difference is paired by client number where both runs judged the same
-clients on the same data, and otherwise that of two independent means.
+its standard error. That of a difference is paired by client number where both runs evaluated the
+same clients on the same data, and otherwise that of two independent means.
 """
 
 import math
@@ -49,7 +49,7 @@ class Difference:
 class Incident:
     """Replies that went missing or were rejected for one reason."""
 
-    kind: str  # "missing", "rejected", "rejected evaluation" or "introduction", "not judged"
+    kind: str  # "missing", "rejected", "rejected evaluation" or "introduction", "not evaluated"
     reason: str
     count: int
     nodes: tuple[str, ...]
@@ -106,8 +106,8 @@ def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
     }
     found = {key: [str(run.meta.settings.get(key, "–")) for run in runs] for key in sorted(names)}
     found["model"] = [str(run.meta.model.get("name", "–")) for run in runs]
-    judged = [run for run in runs if run.evaluated]
-    found["rounds"] = [str(run.evaluated[-1][0].round) for run in judged]
+    evaluated = [run for run in runs if run.evaluated]
+    found["rounds"] = [str(run.evaluated[-1][0].round) for run in evaluated]
     unique = {key: list(dict.fromkeys(values)) for key, values in found.items()}
     return {key: values for key, values in unique.items() if len(values) > 1}
 
@@ -121,7 +121,7 @@ def best(run: Run) -> Score | None:
 def client_pairs(run: Run, base: Run) -> dict[str, tuple[float, float]]:
     """Client number -> accuracies after adaptation in ``base`` and in ``run``, last evaluations.
 
-    Empty unless both judged the same clients on the same data.
+    Empty unless both evaluated the same clients on the same data.
     """
     if not run.evaluated or not base.evaluated or run.members or base.members:
         return {}
@@ -203,7 +203,7 @@ def seconds(run: Run) -> float:
     return sum(phase_seconds(run).values())
 
 
-def moved(run: Run) -> tuple[int, int]:
+def traffic(run: Run) -> tuple[int, int]:
     """Bytes down to the devices and up from them."""
     return sum(r.bytes_down for r in run.rounds), sum(r.bytes_up for r in run.rounds)
 
@@ -218,7 +218,7 @@ def lost(run: Run) -> dict[str, int]:
 
 
 def incidents(run: Run) -> list[Incident]:
-    """Missing and rejected replies and missing judgements by reason, the most frequent first."""
+    """Missing and rejected replies and missing evaluations by reason, the most frequent first."""
     found: dict[tuple[str, str], list[tuple[str, int]]] = defaultdict(list)
     for record in run.rounds:
         for missing in record.missing:
@@ -228,7 +228,7 @@ def incidents(run: Run) -> list[Incident]:
             kind = "rejected" if rejected.step == "training" else f"rejected {rejected.step}"
             found[kind, general(reason)].append((rejected.node, record.round))
         for missing in record.evaluation_missing:
-            found["not judged", general(missing.reason)].append((missing.node, record.round))
+            found["not evaluated", general(missing.reason)].append((missing.node, record.round))
     rows = []
     for (kind, reason), cases in found.items():
         nodes = tuple(node for node, _ in Counter(node for node, _ in cases).most_common())

@@ -88,7 +88,7 @@ def drawn(run: Run) -> list[Round]:
     return [r for i, r in enumerate(run.rounds) if i % stride == 0 or i == len(run.rounds) - 1]
 
 
-def judged(run: Run) -> list[tuple[Round, Evaluation]]:
+def evaluated(run: Run) -> list[tuple[Round, Evaluation]]:
     """The evaluations that charts draw: all, or every k-th and the last of very many."""
     pairs = run.evaluated
     stride = math.ceil(len(pairs) / run.most_drawn)
@@ -97,7 +97,7 @@ def judged(run: Run) -> list[tuple[Round, Evaluation]]:
 
 def evaluation_series(line: Line, pick: Callable[[Evaluation], float], name: str = "") -> Series:
     """One figure of every evaluation, over rounds."""
-    pairs = judged(line.run)
+    pairs = evaluated(line.run)
     x, y = [float(r.round) for r, _ in pairs], [pick(e) for _, e in pairs]
     return Series(name or line.name, x, y, line.style)
 
@@ -125,9 +125,9 @@ def over_seeds(
 
 
 def losses(lines: Sequence[Line]) -> Section | None:
-    """Training loss, loss on the judged clients, and the terms of knowledge transfer."""
+    """Training loss, loss on the evaluated clients, and the terms of knowledge transfer."""
     charts = metric_charts(lines, lambda r: r.train, {"loss": "Training loss"})
-    charts += _judged_loss(lines)
+    charts += _evaluated_loss(lines)
     terms = [key for key in _keys(lines, lambda r: r.method) if key.startswith("transfer_")]
     charts += metric_charts(lines, lambda r: r.method, {key: words.metric(key) for key in terms})
     text = ["Mean over the clients of a round, as they reported it."]
@@ -219,9 +219,9 @@ def _wide(series: Sequence[Series]) -> bool:
     return bool(values) and min(values) > 0 and max(values) > _SPREAD * min(values)
 
 
-def _judged_loss(lines: Sequence[Line]) -> list[Chart]:
+def _evaluated_loss(lines: Sequence[Line]) -> list[Chart]:
     """One run: before and after adaptation. Several: only after it, where there is any."""
-    title = "Loss on judged clients"
+    title = "Loss on evaluated clients"
     if len(lines) == 1:
         run, style = lines[0].run, lines[0].style
         series = [

@@ -77,13 +77,13 @@ def _mean(rounds: Sequence[Round]) -> Round:
         rejected=[entry for r in rounds for entry in r.rejected],
         train=over(lambda r: r.train),
         method=over(lambda r: r.method),
-        evaluation=_judged([r.evaluation for r in rounds]),
-        evaluation_sources=_judged([r.evaluation_sources for r in rounds]),
+        evaluation=_evaluated([r.evaluation for r in rounds]),
+        evaluation_sources=_evaluated([r.evaluation_sources for r in rounds]),
         evaluation_missing=[entry for r in rounds for entry in r.evaluation_missing],
     )
 
 
-def _judged(evaluations: Sequence[Evaluation | None]) -> Evaluation | None:
+def _evaluated(evaluations: Sequence[Evaluation | None]) -> Evaluation | None:
     found = [evaluation for evaluation in evaluations if evaluation is not None]
     if len(found) < len(evaluations):
         return None

@@ -15,9 +15,9 @@ from server_app.report.sections import (
     Section,
     Table,
     agreement,
+    evaluated,
     evaluation_series,
     events,
-    judged,
     losses,
     other_metrics,
 )
@@ -66,7 +66,7 @@ def facts_of(run: Run) -> list[tuple[str, str, str]]:
     if lost := scores.lost(run):
         kinds = ", ".join(f"{number} {kind}" for kind, number in lost.items())
         facts.append(("Replies lost", str(sum(lost.values())), kinds))
-    down, up = scores.moved(run)
+    down, up = scores.traffic(run)
     if down or up:
         facts.append(("Traffic", words.size(down + up), f"{words.size(up)} of it up"))
     if total := scores.seconds(run):
@@ -82,7 +82,7 @@ def accuracy(run: Run) -> Section | None:
 
 
 def accuracy_of_sources(run: Run) -> Section | None:
-    """The same on the clients that train, where they judge as well as others."""
+    """The same on the clients that train, where they evaluate as well as others."""
     if not any(r.evaluation_sources for r in run.rounds):
         return None
     if not any(r.evaluation for r in run.rounds):
@@ -93,7 +93,7 @@ def accuracy_of_sources(run: Run) -> Section | None:
 
 
 def _accuracy(run: Run, key: str, title: str, mean: str) -> Section | None:
-    pairs = judged(run)
+    pairs = evaluated(run)
     if not any(math.isfinite(e.accuracy_after) for _, e in pairs):
         return None
     line = Line(run, "after", "0")

@@ -21,7 +21,7 @@ def rounds_of(run: Run) -> pd.DataFrame:
 
     Columns: ``loss`` (of training), ``accuracy_before``, ``accuracy_after`` (adaptation; by
     targets, shares from 0 to 1), ``loss_before``, ``loss_after``, ``std_after``; the same of
-    sources with ``sources_`` before them, where they judge; ``asked``, ``replies``, ``missing``,
+    sources with ``sources_`` before them, where they evaluate; ``asked``, ``replies``, ``missing``,
     ``rejected``; ``seconds``, ``bytes_down``, ``bytes_up``; and what the method records, as
     ``method_NAME``. What was not measured in a round is NaN.
     """
@@ -30,7 +30,7 @@ def rounds_of(run: Run) -> pd.DataFrame:
 
 
 def clients_of(run: Run) -> pd.DataFrame:
-    """One row for each part that a client took: training, or judging the model.
+    """One row for each part that a client took: training, or evaluating the model.
 
     Columns: ``round``, ``client``, ``node``, ``role`` ("source" or "target"), ``part``
     ("training" or "evaluation"), ``examples``, ``seconds``, ``loss``, ``accuracy_before``,
@@ -48,9 +48,9 @@ def clients_of(run: Run) -> pd.DataFrame:
 def _row(line: Round) -> dict[str, Any]:
     row: dict[str, Any] = {"round": line.round, "loss": line.train.get("loss", math.nan)}
     for name, prefix in _EVALUATIONS:
-        judged = getattr(line, name)
-        if judged is not None:
-            row |= {f"{prefix}{figure}": getattr(judged, figure) for figure in _FIGURES}
+        evaluated = getattr(line, name)
+        if evaluated is not None:
+            row |= {f"{prefix}{figure}": getattr(evaluated, figure) for figure in _FIGURES}
     row |= {"asked": line.asked, "replies": line.replies}
     row |= {"missing": len(line.missing), "rejected": len(line.rejected)}
     row |= {"seconds": sum(line.seconds.values())}
@@ -65,8 +65,8 @@ def _parts(line: Round) -> Iterator[Sequence[Any]]:
             part.examples, part.seconds, part.loss, math.nan, math.nan,
         )  # fmt: skip
     for name, role in (("evaluation", "target"), ("evaluation_sources", "source")):
-        judged = getattr(line, name)
-        for one in judged.clients if judged else ():
+        evaluated = getattr(line, name)
+        for one in evaluated.clients if evaluated else ():
             yield (
                 line.round, one.client, one.node, role, "evaluation", one.examples,
                 math.nan, math.nan, one.accuracy_before, one.accuracy_after,

@@ -29,7 +29,7 @@ def divergence(run: Run) -> Divergence | None:
     """Whether a run diverged, as its record tells.
 
     That is a loss or an accuracy that is no number, a last loss ``GROWN`` times the first, or a
-    last evaluation without any judgement, of which one was rejected because of its loss. Losses
+    last evaluation without any evaluation, of which one was rejected because of its loss. Losses
     are medians over clients, so that one that reports a wrong one decides nothing.
     """
     if run.meta.diverged is not None:
@@ -58,7 +58,7 @@ def untrained(run: Run) -> scores.Score | None:
 
 
 def gained(run: Run) -> scores.Difference | None:
-    """What training has added to the untrained model; None where either was not judged."""
+    """What training has added to the untrained model; None where either was not evaluated."""
     start, final = untrained(run), scores.last(run)
     if start is None or final is None or final.round == 0:
         return None
@@ -73,7 +73,7 @@ def gained(run: Run) -> scores.Difference | None:
     return scores.Difference(final.after - start.after, error, paired=before.keys() == after.keys())
 
 
-def unjudged(run: Run) -> Round | None:
+def unevaluated(run: Run) -> Round | None:
     """The last round whose evaluation was due and brought nothing, if none has done so since."""
     since = run.evaluated[-1][0].round if run.evaluated else -1
     late = [r for r in run.rounds if r.round > since and (r.evaluation_missing or _refused(r))]
@@ -81,12 +81,12 @@ def unjudged(run: Run) -> Round | None:
 
 
 def _refused(record: Round) -> list[str]:
-    """Fields for which judgements were rejected."""
+    """Fields for which evaluations were rejected."""
     return [entry.field for entry in record.rejected if entry.step == "evaluation"]
 
 
 def _unbearable(run: Run) -> Divergence | None:
-    late = unjudged(run)
+    late = unevaluated(run)
     if late is None or not _LOSSES & set(_refused(late)):
         return None
     said = next(e.reason for e in late.rejected if e.field in _LOSSES and e.step == "evaluation")
@@ -95,8 +95,10 @@ def _unbearable(run: Run) -> Divergence | None:
 
 def _grown(run: Run) -> Divergence | None:
     trained = [(r.round, value) for r in run.rounds if (value := _trained_loss(r)) is not None]
-    judged = [(r.round, value) for r, e in run.evaluated if (value := _judged_loss(e)) is not None]
-    for what, series in (("training loss", trained), ("loss of judged clients", judged)):
+    evaluated = [
+        (r.round, value) for r, e in run.evaluated if (value := _evaluated_loss(e)) is not None
+    ]
+    for what, series in (("training loss", trained), ("loss of evaluated clients", evaluated)):
         if len(series) < 2:
             continue
         (_, first), (number, last) = series[0], series[-1]
@@ -115,7 +117,7 @@ def _trained_loss(record: Round) -> float | None:
     return _middle([record.method.get("transfer_loss", math.nan)])
 
 
-def _judged_loss(evaluation: Evaluation) -> float | None:
+def _evaluated_loss(evaluation: Evaluation) -> float | None:
     return _middle(c.loss_after for c in evaluation.clients)
 
 

@@ -34,11 +34,11 @@ def headline(run: Run) -> str:
         past = f", at {PERCENT.text(final.after)}" if final and final.round else ""
         return f"The run failed after {count(done, 'round')}{past}"
     if final is None or (final.round == 0 and done > 0):
-        return _nothing_judged(run, done)
-    late = None if running else verdict.unjudged(run)
+        return _nothing_evaluated(run, done)
+    late = None if running else verdict.unevaluated(run)
     if late is not None:
         return (
-            f"The model of round {late.round} was not judged; that of round {final.round} "
+            f"The model of round {late.round} was not evaluated; that of round {final.round} "
             f"reached {PERCENT.text(final.after)} on {on_clients(run, final)}"
         )
     when = f"Round {final.round}: " if running else ""
@@ -56,7 +56,7 @@ def sentences(run: Run) -> list[str]:
     lost = verdict.divergence(run)
     if lost is not None and not meta.error:
         said.append(f"It diverged: {lost.reason}.")
-    said += _judged_sentences(run, lost is not None)
+    said += _evaluated_sentences(run, lost is not None)
     if final and best and best.round != final.round and math.isfinite(final.after):
         said.append(
             f"The best evaluation was {PERCENT.text(best.after)} in round {best.round}, "
@@ -115,7 +115,7 @@ def comparison_sentences(runs: Sequence[Run], names: Sequence[str], base: int) -
     gain, final = scores.difference(run, other), scores.last(other)
     if gain is not None and math.isfinite(gain.error):
         by = "seed" if run.members else "client"
-        how = f"paired by {by}" if gain.paired else "the runs judged different clients"
+        how = f"paired by {by}" if gain.paired else "the runs evaluated different clients"
         said.append(f"The standard error of the difference is {_points(gain.error)} ({how}).")
     wins, shared = scores.ahead(run, other)
     if shared > 1:
@@ -182,13 +182,13 @@ def adapts(run: Run) -> bool:
 
 
 def on_clients(run: Run, final: Score) -> str:
-    """Whom the model was judged on."""
+    """Whom the model was evaluated on."""
     number = clients(run, final)
     return f"{number} that never took part" if run.meta.clients.get("targets") else number
 
 
 def clients(run: Run, final: Score) -> str:
-    """How many clients the model was judged on; all targets where they were not listed."""
+    """How many clients the model was evaluated on; all targets where they were not listed."""
     return count(final.clients or run.meta.clients.get("targets", 0), "client")
 
 
@@ -237,7 +237,7 @@ def difference_text(found: scores.Difference | None) -> str:
     return "–" if found is None else _with_error(found)
 
 
-def _nothing_judged(run: Run, done: int) -> str:
+def _nothing_evaluated(run: Run, done: int) -> str:
     if run.meta.status == "running":
         if not done:
             return "The run has begun"
@@ -258,7 +258,7 @@ def _with_gain(said: str, gain: scores.Difference | None) -> str:
     return f"{said}, {POINTS.signed(gain.value)} over the untrained model"
 
 
-def _judged_sentences(run: Run, lost: bool) -> list[str]:
+def _evaluated_sentences(run: Run, lost: bool) -> list[str]:
     """What the last evaluation says, and what it is worth."""
     said: list[str] = []
     final, start = scores.last(run), verdict.untrained(run)

@@ -12,7 +12,7 @@ from flwr.app import Message
 from common import enrolment, evaluation
 from common.config import DataSettings, RunSettings
 from common.wire import size
-from server_app.clients.eligible import able
+from server_app.clients.eligible import eligible
 from server_app.clients.messaging import Answer, Exchange
 from server_app.clients.registry import Nodes
 from server_app.clients.weights import counted
@@ -26,7 +26,7 @@ from server_app.validation.message import Asked, check, read
 from server_app.validation.outliers import CAP
 
 
-def judge(
+def evaluate(
     exchange: Exchange,
     nodes: Nodes,
     gate: Gate,
@@ -51,7 +51,7 @@ def judge(
         if who in (role, "both")
     ]
     free, missing = exchange.free(client_ids)
-    asked = able(round, free, nodes, gate, status)
+    asked = eligible(round, free, nodes, gate, status)
     up_bytes, rejected = 0, []
     found: dict[int, tuple[str, list[dict[str, Any]]]] = {}
 

@@ -24,7 +24,7 @@ from server_app.monitoring.status import Status
 from server_app.monitoring.throttle import Throttle
 from server_app.report import verdict, words
 from server_app.report.write import write_report
-from server_app.rounds.evaluation import judge
+from server_app.rounds.evaluation import evaluate
 from server_app.rounds.reasons import told
 from server_app.rounds.timing import Stopwatch
 from server_app.rounds.training import Training
@@ -100,7 +100,7 @@ class Rounds:
         if self._method.personal:
             down = self._method.broadcast(last, _NEW)
             save_newcomer(self._folder.path / NEWCOMER, down, self._card)
-        self._judge()
+        self._evaluate()
 
     def end(self, how: str, **notes: Any) -> None:
         """Note that the run is finished, failed or stopped, with more for ``run.json``."""
@@ -151,7 +151,7 @@ class Rounds:
                 "has written it; resume the run with that release, or begin a new one"
             ) from error
 
-    def _judge(self) -> None:
+    def _evaluate(self) -> None:
         """A run that has lost its model has not finished, even if all its rounds are done."""
         run = read_run(self._folder.path)
         lost = verdict.divergence(run)
@@ -180,7 +180,7 @@ class Rounds:
         self._diverged(round)
         if round == 0 or self._settings.evaluates(round):
             with watch.phase("evaluate"):
-                evaluated = judge(
+                evaluated = evaluate(
                     self._exchange, self._nodes, self._gate, self._settings, self._method, round,
                     self._status,
                 )  # fmt: skip

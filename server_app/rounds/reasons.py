@@ -17,13 +17,13 @@ def told(line: Mapping[str, Any], name: Callable[[int], str]) -> Iterator[str]:
     name: node id -> what people call it.
     """
     reasons: dict[tuple[str, str], list[str]] = {}
-    for key, what in (("missing", "no reply"), ("evaluation_missing", "no judgement")):
+    for key, what in (("missing", "no reply"), ("evaluation_missing", "no evaluation")):
         for entry in line.get(key, []):
             reasons.setdefault((what, entry["reason"]), []).append(name(int(entry["node"])))
     for entry in line.get("rejected", []):
         if entry["step"] == "introduction":  # these are told of as they come
             continue
-        what = f"rejected the {'reply' if entry['step'] == 'training' else 'judgement'}"
+        what = f"rejected the {'reply' if entry['step'] == 'training' else 'evaluation'}"
         said = f"{entry['field']}: {entry['reason']}"
         reasons.setdefault((what, said), []).append(name(int(entry["node"])))
     for (what, reason), nodes in reasons.items():

@@ -18,7 +18,7 @@ from common.tensors import Tensors
 from common.wire import size, tensor_fields
 from server_app.aggregation.replies import Offer, Replies
 from server_app.clients.absence import Absence
-from server_app.clients.eligible import able
+from server_app.clients.eligible import eligible
 from server_app.clients.messaging import Answer, Exchange
 from server_app.clients.registry import Nodes
 from server_app.clients.weights import counted
@@ -178,7 +178,7 @@ class Training:
         while True:
             self._nodes.discover()
             free, late = self._exchange.free(self._nodes.eligible)
-            client_ids = able(round, free, self._nodes, self._gate, self._status)
+            client_ids = eligible(round, free, self._nodes, self._gate, self._status)
             if chosen := self._choose(round, client_ids):
                 return chosen, client_ids, late
             if time.monotonic() > end:

@@ -122,7 +122,7 @@ class Training(_Record):
     why: str = ""
 
 
-class Judged(_Record):
+class Evaluated(_Record):
     """One client's part in an evaluation; accuracies are shares from 0 to 1."""
 
     node: str
@@ -144,7 +144,7 @@ class Means(_Record):
 
 
 class Evaluation(_Record):
-    """The model judged before and after adaptation; accuracies are shares from 0 to 1."""
+    """The model evaluated before and after adaptation; accuracies are shares from 0 to 1."""
 
     accuracy_before: Number = math.nan
     accuracy_after: Number = math.nan
@@ -155,7 +155,7 @@ class Evaluation(_Record):
     std_after: Number = math.nan
     worst_after: Number = math.nan  # of the client with the lowest
     examples: Number = math.nan
-    clients: list[Judged] = Field(default_factory=list)
+    clients: list[Evaluated] = Field(default_factory=list)
 
 
 class Round(_Record):
@@ -175,7 +175,7 @@ class Round(_Record):
     method: dict[str, Number] = Field(default_factory=dict)
     clients: list[Training] = Field(default_factory=list)
     evaluation: Evaluation | None = None
-    evaluation_sources: Evaluation | None = None  # by those that train, where they judge
+    evaluation_sources: Evaluation | None = None  # by those that train, where they evaluate
     evaluation_missing: list[Missing] = Field(default_factory=list)
 
     @property

@@ -79,7 +79,7 @@ class _Begun:
         self.lost = ""
 
 
-class PatientGrid(PullingGrid):
+class TolerantGrid(PullingGrid):
     """A Grid whose calls neither wait for a device nor end a run for one error of the SuperLink.
 
     ``pull_messages`` returns the replies that have come as a whole. ``get_nodes`` says what was
@@ -254,15 +254,15 @@ def given_up(error: Exception) -> FleetError:
 
 def arrived(grid: Grid, message_ids: Sequence[str]) -> list[str]:
     """Messages whose replies may be there, in the order given."""
-    return grid.arrived(message_ids) if isinstance(grid, PatientGrid) else list(message_ids)
+    return grid.arrived(message_ids) if isinstance(grid, TolerantGrid) else list(message_ids)
 
 
 def has_begun(grid: Grid, message_id: str) -> bool:
     """Whether a reply has come in part, where that can be known."""
-    return isinstance(grid, PatientGrid) and grid.has_begun(message_id)
+    return isinstance(grid, TolerantGrid) and grid.has_begun(message_id)
 
 
 def forget(grid: Grid, message_id: str) -> None:
     """Drop what has come of a reply that nobody waits for any more."""
-    if isinstance(grid, PatientGrid):
+    if isinstance(grid, TolerantGrid):
         grid.forget(message_id)

@@ -25,7 +25,7 @@ DATA = DataSettings(sources=3, targets=2)
 DEADLINE = 6.0
 SETTINGS = {
     "method": "fedavg", "rounds": 3, "data.sources": 3, "data.targets": 2,
-    "evaluation.every": 2, "round.deadline": DEADLINE, "round.patience": 0.0,
+    "evaluation.every": 2, "round.deadline": DEADLINE, "round.return-timeout": 0.0,
     "data.server-images": 0, "data.pretrain-images": 0,
 }  # fmt: skip
 

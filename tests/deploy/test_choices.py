@@ -93,7 +93,7 @@ def test_version():
 
 
 def test_completion():
-    assert ("data.partition=", "How images are dealt to clients.") in complete("data.part")
+    assert ("data.partition=", "How clients get their images.") in complete("data.part")
     assert [word for word, _ in complete("data.partition=d")] == ["data.partition=dirichlet"]
     assert ("method=fedprox", "") in complete("method=fed")
     assert complete("nothing=") == []

@@ -1,4 +1,4 @@
-"""``augflower run`` and its like say what is wrong with the way to the SuperLink, and the cure."""
+"""``augflower run`` and its like say what is wrong with the SuperLink, and the remedy."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_nothing_listens(kit: Path):
         unused.bind(("127.0.0.1", 0))  # bound, but not listening
         finding = check_control(f"127.0.0.1:{unused.getsockname()[1]}", kit / "ca.crt")
     assert "refuses connections" in finding.cause
-    assert "augflower up" in finding.cure
+    assert "augflower up" in finding.remedy
 
 
 def test_another_authority(kit: Path, tmp_path: Path):
@@ -69,7 +69,7 @@ def test_another_authority(kit: Path, tmp_path: Path):
     with web(kit) as address:
         finding = check_control(address, other / "ca.crt")
     assert "another authority" in finding.cause
-    assert "copy ca.crt" in finding.cure
+    assert "copy ca.crt" in finding.remedy
 
 
 def test_an_authority_that_has_ended(tmp_path: Path):
@@ -77,7 +77,7 @@ def test_an_authority_that_has_ended(tmp_path: Path):
     with web(old) as address:
         finding = check_control(address, old / "ca.crt")
     assert "ended on 2010" in finding.cause
-    assert "augflower provision renew" in finding.cure
+    assert "augflower provision renew" in finding.remedy
 
 
 def test_the_wrong_port(kit: Path):
@@ -88,7 +88,7 @@ def test_the_wrong_port(kit: Path):
     finding = check_control(f"127.0.0.1:{port}", kit / "ca.crt")
     server.stop(None).wait()
     assert "is the SuperLink's fleet port" in finding.cause
-    assert "control port" in finding.cure
+    assert "control port" in finding.remedy
 
 
 def test_tls_on_one_side_alone(kit: Path):

@@ -33,7 +33,7 @@ DATA = DataSettings(sources=3, targets=1, test_fraction=0.25)
 SETTINGS = {
     "method": "ditto", "rounds": 5, "data.sources": 3, "data.targets": 1, "round.nodes": 4,
     "data.test-fraction": 0.25, "evaluation.who": "both", "evaluation.every": 5,
-    "round.patience": 90.0, "run-name": "ditto", "ditto.mu": 0.5, "ditto.sgd.lr": 0.1,
+    "round.return-timeout": 90.0, "run-name": "ditto", "ditto.mu": 0.5, "ditto.sgd.lr": 0.1,
 }  # fmt: skip
 KILLED = "node-1"
 

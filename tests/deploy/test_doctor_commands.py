@@ -13,7 +13,7 @@ from deploy.doctor import examine
 from deploy.doctor.clients import check_clients, check_fleet
 from deploy.doctor.commands import doctor
 from deploy.doctor.finding import ok
-from deploy.doctor.patient import Device, Server, read_kit
+from deploy.doctor.target import Device, Server, read_kit
 from deploy.provision import provision as fleet
 from deploy.provision.settings import parse_fleet
 
@@ -77,7 +77,7 @@ def test_every_error_and_warning_names_cause_and_cure(kits: Path):
     _, output = call("--kit", kits / "nodes/pi-1", "--json")
     for finding in json.loads(output)["findings"]:
         assert finding["cause"]
-        assert bool(finding["cure"]) == (finding["status"] in {"warning", "error"})
+        assert bool(finding["remedy"]) == (finding["status"] in {"warning", "error"})
 
 
 def test_people_get_a_table(kits: Path):

@@ -44,7 +44,7 @@ def test_python_and_flower():
     other = check_flower("1.40")
     assert other.status == "error"
     assert "1.40 on the server" in other.cause
-    assert other.cure == "pip install 'flwr==1.40.*'"
+    assert other.remedy == "pip install 'flwr==1.40.*'"
 
 
 def test_another_package_of_the_same_name_is_told(tmp_path: Path):
@@ -57,7 +57,7 @@ def test_another_package_of_the_same_name_is_told(tmp_path: Path):
         found = check_packages([str(site), home])
         assert found.status == "error"
         assert f"Python takes {name!r} from {other}" in found.cause
-        assert "an environment of its own" in found.cure
+        assert "an environment of its own" in found.remedy
         assert check_packages([home, str(site)]).status == "ok"
         (other / "__init__.py").unlink()
         other.rmdir()
@@ -104,7 +104,7 @@ def test_an_illegal_instruction_does_not_kill_the_doctor():
     finding = dies_from(signal.SIGILL)
     assert finding.status == "error"
     assert "SIGILL" in finding.cause
-    assert "2.9.1" in finding.cure
+    assert "2.9.1" in finding.remedy
 
 
 def test_other_deaths_of_the_trial_are_named():
@@ -198,7 +198,7 @@ def test_disk(tmp_path: Path):
     assert check_disk(tmp_path / "not/yet/there").status == "ok"
     full = check_disk(tmp_path, 10**18)
     assert full.status == "error"
-    assert "FLWR_HOME/apps" in full.cure
+    assert "FLWR_HOME/apps" in full.remedy
 
 
 def test_a_state_folder(tmp_path: Path):
@@ -211,7 +211,7 @@ def test_a_state_folder(tmp_path: Path):
     (tmp_path / "file").touch()
     missing = check_state_folder(tmp_path / "file/none")
     assert missing.status == "error"
-    assert "mkdir -p" in missing.cure
+    assert "mkdir -p" in missing.remedy
 
 
 def test_an_unwritable_state_folder():
@@ -250,7 +250,7 @@ def test_unlabelled_images_are_an_error(tmp_path: Path):
     (tmp_path / "1.png").write_bytes(b"x")
     finding = only(check_data_folder(tmp_path))
     assert "no subfolders" in finding.cause
-    assert "one subfolder for each class" in finding.cure
+    assert "one subfolder for each class" in finding.remedy
 
 
 def test_an_empty_class_and_a_class_of_one_are_named(tmp_path: Path):
@@ -291,7 +291,7 @@ def test_a_teachers_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     vit = '[[teacher]]\nmodel = "ViT-B-32"\n'
     wrong = {
         '[[teacher]]\nmodel = "ViT-B32"\npretrained = "openai"': "near: .*ViT-B-32",
-        vit + 'pretrained = "opena"': "no public weights 'opena'; near: openai",
+        vit + 'pretrained = "opena"': "no weights 'opena'; near: openai",
         vit: "has no weights: give checkpoint",
         vit + 'checkpoint = "gone.pt"': "gone.pt is not a file",
         vit + 'checkpoint = "stub.pt"': "stub.pt is damaged",
@@ -366,14 +366,14 @@ def test_a_pi_that_slows_down_says_why(tmp_path: Path):
     assert "voltage is too low" in finding.cause
     assert "is throttled" in finding.cause
     assert "earlier" not in finding.cause  # both still go on
-    assert "power supply" in finding.cure
-    assert "cooling" in finding.cure
+    assert "power supply" in finding.remedy
+    assert "cooling" in finding.remedy
 
 
 def test_a_pi_that_was_hot_earlier(tmp_path: Path):
     finding = check_throttling(pi(tmp_path, "80000"))
     assert "soft temperature limit is active, earlier" in finding.cause
-    assert "power supply" not in finding.cure
+    assert "power supply" not in finding.remedy
 
 
 def test_vcgencmd_is_asked_where_sysfs_is_silent(tmp_path: Path, monkeypatch):
@@ -385,7 +385,7 @@ def test_vcgencmd_is_asked_where_sysfs_is_silent(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     finding = check_throttling(tmp_path)
     assert "voltage is too low" in finding.cause
-    assert "cooling" not in finding.cure
+    assert "cooling" not in finding.remedy
     program.write_text("#!/bin/sh\necho 'VCHI initialization failed' >&2; exit 1\n")
     assert check_throttling(tmp_path).status == "skipped"
 
@@ -411,7 +411,7 @@ def test_findings_for_people_and_programs():
     content = json.loads(to_json(findings))
     assert content["healthy"] is False
     assert content["findings"][3] == {
-        "check": "d", "status": "error", "cause": "broken", "cure": "repair",
+        "check": "d", "status": "error", "cause": "broken", "remedy": "repair",
     }  # fmt: skip
     console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
     console.print(findings_table(findings))

@@ -33,7 +33,7 @@ from deploy.provision.keys import public_pem
 from deploy.provision.registry import read_registry
 from deploy.provision.settings import parse_fleet
 
-PATIENCE = 3.0
+TIMEOUT = 3.0
 
 
 def make_fleet(folder: Path, now: datetime | None = None, names: tuple[str, ...] = ("a.org",)):
@@ -142,7 +142,7 @@ def test_a_port_that_refuses():
         unused.bind(("127.0.0.1", 0))  # bound, but not listening
         finding = check_reachable("127.0.0.1", unused.getsockname()[1])
     assert "refuses connections" in finding.cause
-    assert "start the SuperLink" in finding.cure
+    assert "start the SuperLink" in finding.remedy
 
 
 def test_packets_that_are_dropped():
@@ -156,21 +156,21 @@ def test_packets_that_are_dropped():
             client.setblocking(False)
             client.connect_ex(place)
             held.append(client)
-        finding = check_reachable(*place, patience=0.3)
+        finding = check_reachable(*place, timeout=0.3)
         for client in held:
             client.close()
     assert "does not answer" in finding.cause
-    assert "firewall" in finding.cure
+    assert "firewall" in finding.remedy
 
 
 def test_the_right_ca_is_accepted_under_strict_rules(folder: Path, link: SuperLink):
-    finding = check_encryption("127.0.0.1", link.port, ca(folder), patience=PATIENCE)
+    finding = check_encryption("127.0.0.1", link.port, ca(folder), timeout=TIMEOUT)
     assert finding.status == "ok"
     strict = ssl.create_default_context(cafile=str(ca(folder)))
     strict.verify_flags |= ssl.VERIFY_X509_STRICT  # the default from Python 3.13 on
     strict.set_alpn_protocols(["h2"])
     with (
-        socket.create_connection(("127.0.0.1", link.port), PATIENCE) as connection,
+        socket.create_connection(("127.0.0.1", link.port), TIMEOUT) as connection,
         strict.wrap_socket(connection, server_hostname="127.0.0.1") as secure,
     ):
         assert secure.version() == "TLSv1.3"
@@ -178,14 +178,14 @@ def test_the_right_ca_is_accepted_under_strict_rules(folder: Path, link: SuperLi
 
 def test_a_wrong_ca(tmp_path: Path, link: SuperLink):
     other = make_fleet(tmp_path)
-    finding = check_encryption("127.0.0.1", link.port, ca(other), patience=PATIENCE)
+    finding = check_encryption("127.0.0.1", link.port, ca(other), timeout=TIMEOUT)
     assert finding.status == "error"
     assert "another authority" in finding.cause
-    assert "copy ca.crt" in finding.cure
+    assert "copy ca.crt" in finding.remedy
 
 
 def test_the_systems_authorities_do_not_know_the_fleet(link: SuperLink):
-    finding = check_encryption("127.0.0.1", link.port, None, patience=PATIENCE)
+    finding = check_encryption("127.0.0.1", link.port, None, timeout=TIMEOUT)
     assert "another authority" in finding.cause
 
 
@@ -195,10 +195,10 @@ def test_a_wrong_name(folder: Path, link: SuperLink, monkeypatch):
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda host, *rest, **more: resolve("127.0.0.1", *rest, **more)
     )
-    finding = check_encryption("other.org", link.port, ca(folder), patience=PATIENCE)
+    finding = check_encryption("other.org", link.port, ca(folder), timeout=TIMEOUT)
     assert finding.status == "error"
     assert "is for a.org, localhost, 127.0.0.1, ::1, control, not other.org" in finding.cause
-    assert "server.names" in finding.cure
+    assert "server.names" in finding.remedy
 
 
 def test_a_certificate_that_ended_and_one_of_the_future(tmp_path: Path):
@@ -209,51 +209,51 @@ def test_a_certificate_that_ended_and_one_of_the_future(tmp_path: Path):
     ):
         made = make_fleet(tmp_path / name, day)
         with superlink(certificates(made)) as running:
-            finding = check_encryption("127.0.0.1", running.port, ca(made), patience=PATIENCE)
+            finding = check_encryption("127.0.0.1", running.port, ca(made), timeout=TIMEOUT)
         assert finding.status == "error"
         assert cause in finding.cause
-        assert "clock" in finding.cause + finding.cure
+        assert "clock" in finding.cause + finding.remedy
 
 
 def test_a_certificate_that_ends_soon(tmp_path: Path):
     made = make_fleet(tmp_path, datetime.now(UTC).replace(microsecond=0) - timedelta(days=350))
     with superlink(certificates(made)) as running:
-        finding = check_encryption("127.0.0.1", running.port, ca(made), patience=PATIENCE)
+        finding = check_encryption("127.0.0.1", running.port, ca(made), timeout=TIMEOUT)
     assert finding.status == "warning"
-    assert "provision renew" in finding.cure
+    assert "provision renew" in finding.remedy
 
 
 def test_tls_here_and_plaintext_there(folder: Path, plain: SuperLink):
-    finding = check_encryption("127.0.0.1", plain.port, ca(folder), patience=PATIENCE)
+    finding = check_encryption("127.0.0.1", plain.port, ca(folder), timeout=TIMEOUT)
     assert finding.status == "error"
     assert "plaintext gRPC, but this node expects TLS" in finding.cause
 
 
 def test_plaintext_here_and_tls_there(link: SuperLink):
-    finding = check_encryption("127.0.0.1", link.port, None, insecure=True, patience=PATIENCE)
+    finding = check_encryption("127.0.0.1", link.port, None, insecure=True, timeout=TIMEOUT)
     assert finding.status == "error"
     assert "speaks TLS, but this node is set to plaintext" in finding.cause
 
 
 def test_plaintext_on_both_sides_is_for_loopback(plain: SuperLink, monkeypatch):
-    finding = check_encryption("127.0.0.1", plain.port, None, insecure=True, patience=PATIENCE)
+    finding = check_encryption("127.0.0.1", plain.port, None, insecure=True, timeout=TIMEOUT)
     assert finding.status == "ok"
     resolve = socket.getaddrinfo
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda host, *rest, **more: resolve("127.0.0.1", *rest, **more)
     )
-    beyond = check_encryption("a.org", plain.port, None, insecure=True, patience=PATIENCE)
+    beyond = check_encryption("a.org", plain.port, None, insecure=True, timeout=TIMEOUT)
     assert beyond.status == "error"
     assert "anybody on the way" in beyond.cause
 
 
 def test_a_web_server_is_no_fleet(folder: Path):
     with web(folder) as port:
-        finding = check_encryption("127.0.0.1", port, ca(folder), patience=PATIENCE)
+        finding = check_encryption("127.0.0.1", port, ca(folder), timeout=TIMEOUT)
     assert "TLS, but not gRPC" in finding.cause
     assert "control port" in finding.cause
     with web(None) as port:
-        finding = check_encryption("127.0.0.1", port, ca(folder), patience=PATIENCE)
+        finding = check_encryption("127.0.0.1", port, ca(folder), timeout=TIMEOUT)
     assert "plaintext web server" in finding.cause
 
 
@@ -266,7 +266,7 @@ def test_something_else_entirely(folder: Path):
                 mute.accept()[0].close()
 
         threading.Thread(target=close_each, daemon=True).start()
-        finding = check_encryption("127.0.0.1", port, ca(folder), patience=PATIENCE)
+        finding = check_encryption("127.0.0.1", port, ca(folder), timeout=TIMEOUT)
     assert "neither TLS nor gRPC" in finding.cause
 
 
@@ -288,7 +288,7 @@ def test_a_key_file(folder: Path, tmp_path: Path):
     loose = tmp_path / "node.key"
     loose.write_bytes(key.read_bytes())
     loose.chmod(0o644)
-    assert check_key(loose).cure == f"chmod 600 {loose}"
+    assert check_key(loose).remedy == f"chmod 600 {loose}"
     loose.write_bytes((folder / "server/server.key").read_bytes())
     assert "not an unencrypted OpenSSH private key" in check_key(loose).cause
     assert "cannot be read" in check_key(tmp_path / "none").cause
@@ -390,7 +390,7 @@ def test_a_control_port_that_others_can_reach(monkeypatch):
         monkeypatch.setattr(
             address.socket,
             "create_connection",
-            lambda place, patience: connect(("127.0.0.1", place[1]), patience),
+            lambda place, timeout: connect(("127.0.0.1", place[1]), timeout),
         )
         finding = check_control_port(["a.org"], port)
     assert finding.status == "error"
@@ -405,6 +405,6 @@ def test_names_of_a_certificate_without_any(folder: Path):
 def test_a_ca_that_is_none_is_named(link: SuperLink, tmp_path: Path):
     (tmp_path / "bad.crt").write_text("no certificate")
     for name in ("bad.crt", "gone.crt"):
-        finding = check_encryption("127.0.0.1", link.port, tmp_path / name, patience=PATIENCE)
+        finding = check_encryption("127.0.0.1", link.port, tmp_path / name, timeout=TIMEOUT)
         assert finding.status == "error"
         assert f"{name} cannot be used as the CA's certificate" in finding.cause

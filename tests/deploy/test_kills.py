@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.deploy, pytest.mark.slow, pytest.mark.timeout(900)]
 DATA = DataSettings(sources=3, targets=2)
 SETTINGS = {
     "rounds": 6, "data.sources": 3, "data.targets": 2, "round.nodes": 4, "evaluation.every": 3,
-    "augfl.lambda": 1.0, "knowledge.crd": 0.0, "knowledge.kl": 0.0, "round.patience": 90.0,
+    "augfl.lambda": 1.0, "knowledge.crd": 0.0, "knowledge.kl": 0.0, "round.return-timeout": 90.0,
 }  # fmt: skip
 MODEL = "models/last.safetensors"
 WATCH = f"127.0.0.1:{free_port()}"
@@ -67,7 +67,7 @@ def model(run: Path) -> bytes:
     return content[8 + int.from_bytes(content[:8], "little") :]
 
 
-def judged(run: Path) -> list[int]:
+def evaluated(run: Path) -> list[int]:
     """On how many clients each of the evaluations was made."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [len(line["evaluation"]["clients"]) for line in lines if line.get("evaluation")]
@@ -129,7 +129,7 @@ def test_a_client_app(during: str, node: str, fleet: Fleet, undisturbed: bytes):
     folder, _ = disturbed(fleet, name, kill_one(lambda: fleet.pids(node)[2:]), during)
     assert "died: signal SIGKILL" in fleet.log(node).read_text()
     assert model(folder) == undisturbed
-    assert judged(folder) == [2, 2, 2], "a killed one was asked again"
+    assert evaluated(folder) == [2, 2, 2], "a killed one was asked again"
 
 
 def test_a_super_node_with_all_that_it_runs(fleet: Fleet, undisturbed: bytes):
@@ -162,7 +162,7 @@ def test_the_server_app(during: str, fleet: Fleet, undisturbed: bytes):
     assert any("the server's process was killed" in line for line in shown)
     assert json.loads((folder / "run.json").read_text())["resumed_from"] == "round 2"
     assert model(folder) == undisturbed
-    assert judged(folder) == [2, 2, 2]
+    assert evaluated(folder) == [2, 2, 2]
 
 
 def test_the_executor_with_the_server_app(fleet: Fleet, undisturbed: bytes):

@@ -1,4 +1,4 @@
-"""``augflower node`` ends with what is wrong and how to cure it, and waits for what may come."""
+"""``augflower node`` ends with what is wrong and how to remedy it, and waits for what may come."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from common.errors import FleetError, SettingsError
 from deploy import node
 from deploy.diagnosis import diagnose
 from deploy.doctor import fleet_api
-from deploy.doctor.patient import Device
+from deploy.doctor.target import Device
 from deploy.environment import flower_environment
 from deploy.fleet import importable
 from deploy.node import NodeOptions, free_port

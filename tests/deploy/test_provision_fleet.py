@@ -18,8 +18,8 @@ from deploy.doctor.encryption import check_encryption
 from deploy.doctor.examine import examine_device, examine_server
 from deploy.doctor.finding import Finding
 from deploy.doctor.identity import check_identity
-from deploy.doctor.patient import Device, Server, read_kit
 from deploy.doctor.server import check_registrations
+from deploy.doctor.target import Device, Server, read_kit
 from deploy.environment import flower_environment
 from deploy.node import NodeOptions, supernode_arguments
 from deploy.provision import provision as fleet
@@ -119,7 +119,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 def statuses(findings: Iterator[Finding]) -> dict[str, str]:
     listed = list(findings)
     found = {finding.check: finding.status for finding in listed}
-    assert "" not in [f.cure for f in listed if f.status in {"warning", "error"}]
+    assert "" not in [f.remedy for f in listed if f.status in {"warning", "error"}]
     return found
 
 

@@ -12,7 +12,7 @@ from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from common.backoff import shorten_backoff
 from deploy.sleeps import (
-    Patience,
+    PollInterval,
     _answer_for_the_dead,
     _forget_abandoned_messages,
     differences,
@@ -34,16 +34,16 @@ def test_differences_names_a_changed_function(monkeypatch):
     assert differences() == ["_push_messages"]
 
 
-def test_patience_rests_a_tenth_of_the_time_waited_within_its_bounds():
+def test_an_interval_is_a_tenth_of_the_time_waited_within_its_bounds():
     now = [0.0]
-    patience = Patience(0.05, 3.0, clock=lambda: now[0])
-    assert patience.rest() == 0.05
+    interval = PollInterval(0.05, 3.0, clock=lambda: now[0])
+    assert interval.rest() == 0.05
     now[0] = 2.0
-    assert patience.rest() == pytest.approx(0.2)
+    assert interval.rest() == pytest.approx(0.2)
     now[0] = 100.0
-    assert patience.rest() == 3.0
-    patience.reset()
-    assert patience.rest() == 0.05
+    assert interval.rest() == 3.0
+    interval.reset()
+    assert interval.rest() == 0.05
 
 
 def test_a_part_that_is_late_is_asked_for_again_soon():

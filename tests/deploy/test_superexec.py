@@ -16,7 +16,7 @@ from common.errors import FleetError
 from common.trouble import endure_trouble
 from deploy import superlink
 from deploy.fleet import Fleet
-from deploy.superexec import ADAPTATION, LONGEST, WITHOUT, patiently
+from deploy.superexec import ADAPTATION, LONGEST, WITHOUT, retrying
 from deploy.superlink_adaptations import bounds
 from deploy.warm import _acquire
 from server_app.settings import read_server_settings
@@ -46,7 +46,7 @@ def test_flower_is_the_one_that_the_adaptation_was_written_for():
 
 def test_the_executor_asks_again_after_ever_longer_pauses():
     pauses: list[float] = []
-    acquire = patiently(failing(500, times=8), pauses.append)
+    acquire = retrying(failing(500, times=8), pauses.append)
     assert acquire("client", "request") == ("client", "request")
     assert pauses[:3] == [0.5, 1, 2]
     assert max(pauses) == pauses[-1] == LONGEST
@@ -54,7 +54,7 @@ def test_the_executor_asks_again_after_ever_longer_pauses():
 
 def test_a_refusal_ends_the_executor():
     with pytest.raises(httpx.HTTPStatusError, match="404"):
-        patiently(failing(404), lambda _: None)()
+        retrying(failing(404), lambda _: None)()
 
 
 def test_the_adaptation_is_of_flowers_own_client(monkeypatch: pytest.MonkeyPatch):

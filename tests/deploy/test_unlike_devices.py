@@ -35,7 +35,8 @@ WIDTH = 100
 SETTINGS = {
     "method": "fedproto", "rounds": 5, "data.sources": 3, "data.targets": 0, "round.nodes": 3,
     "data.test-fraction": 0.3, "evaluation.who": "sources", "evaluation.every": 5,
-    "fedproto.width": WIDTH, "fedproto.sgd.epochs": 3, "round.patience": 90.0, "run-name": "unlike",
+    "fedproto.width": WIDTH, "fedproto.sgd.epochs": 3, "round.return-timeout": 90.0,
+    "run-name": "unlike",
     "own-models": ",".join(MODELS),
 }  # fmt: skip
 

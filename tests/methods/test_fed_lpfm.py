@@ -14,7 +14,7 @@ from torch import nn
 from client_app.device import Device
 from client_app.methods import fed_lpfm, fedavg, fedprox
 from client_app.teachers.answers import Answers
-from client_app.teachers.room import NoRoom
+from client_app.teachers.memory_budget import NotEnoughMemory
 from common.data.client import ClientData
 from common.errors import ModelError, SettingsError, WireError
 from common.methods.fed_lpfm import Up
@@ -50,7 +50,7 @@ class Told:
 
 class Cramped(Told):
     def answers(self, embeddings: bool = False) -> Answers:
-        raise NoRoom("teacher needs 9 MiB to load, and 1 MiB are free")
+        raise NotEnoughMemory("teacher needs 9 MiB to load, and 1 MiB are free")
 
 
 class Broken(Told):

@@ -164,7 +164,7 @@ def test_bytes_are_those_of_the_slice(small_run: Run):
                 seen[way][message.metadata.dst_node_id - FIRST_NODE] = size(content)
         return reply
 
-    options = {"rounds": 1, "raffm.deal": "1,0.5,0.25", "raffm.draw": "own"}
+    options = {"rounds": 1, "raffm.assign": "1,0.5,0.25", "raffm.draw": "own"}
     folder = small_run("raffm", options, interfere=note)
     sizes = {
         n: 4
@@ -174,10 +174,10 @@ def test_bytes_are_those_of_the_slice(small_run: Run):
     assert seen == {"down": sizes, "up": sizes}
     clients = record(folder)[1]["clients"]
     assert [entry["width"] for entry in clients] == [1, 0.5, 0.25]
-    assert {entry["why"] for entry in clients} == {"dealt"}
+    assert {entry["why"] for entry in clients} == {"assigned"}
     page = (folder / "report.html").read_text()
     assert 'id="widths"' in page
-    assert page.count("<td>dealt</td>") == 3
+    assert page.count("<td>assigned</td>") == 3
 
 
 def record(folder: Path) -> list[dict[str, Any]]:
@@ -230,7 +230,7 @@ def test_a_slice_of_a_slice_is_that_of_the_whole():
 
 def test_ordered_dropout_moves_the_inner_slice_most(small_run: Run):
     options = {
-        "rounds": 1, "raffm.widths": "1,0.25", "raffm.deal": "1", "raffm.dropout": True,
+        "rounds": 1, "raffm.widths": "1,0.25", "raffm.assign": "1", "raffm.dropout": True,
         "raffm.order": "none", "raffm.draw": "own", "raffm.sgd.batch-size": 4,
     }  # fmt: skip
 
@@ -292,7 +292,7 @@ def test_a_late_device_shrinks_in_a_run(small_run: Run, monkeypatch: pytest.Monk
         train = message.metadata.message_type.startswith("train")
         return None if train and message.metadata.dst_node_id == FIRST_NODE else reply
 
-    options = {"rounds": 3, "raffm.deal": "1", "round.deadline": 0.05}
+    options = {"rounds": 3, "raffm.assign": "1", "round.deadline": 0.05}
     folder = small_run("raffm", {**options, "run-name": "late"}, interfere=lose)
     path = sorted((folder / "checkpoints").glob("*.safetensors"))[-1]
     method = parse(path.read_bytes(), str(path))[1]["method"]
@@ -389,7 +389,7 @@ def test_a_network_that_cannot_be_cut_is_refused_before_the_run(small_run: Run):
     [
         ({"raffm.widths": "1,2"}, "is no list of widths"),
         ({"raffm.widths": ""}, "widths is empty"),
-        ({"raffm.deal": "0.3"}, "deal has 0.3"),
+        ({"raffm.assign": "0.3"}, "assign has 0.3"),
     ],
 )
 def test_impossible_widths_are_refused(options: dict[str, Any], told: str, small_run: Run):

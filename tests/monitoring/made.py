@@ -1,4 +1,4 @@
-"""A status with a run of three rounds: two nodes train, one judges, one reply is rejected."""
+"""A status with a run of three rounds: two nodes train, one evaluates, one reply is rejected."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def line(round: int) -> dict[str, Any]:
 
 
 def begun() -> Status:
-    """A run whose nodes have come and which has not been judged yet."""
+    """A run whose nodes have come and which has not been evaluated yet."""
     status = Status()
     status.begin(META, 3)
     for node, clients in ((11, "0"), (12, "1")):

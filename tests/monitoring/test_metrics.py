@@ -74,7 +74,7 @@ def test_a_run_in_numbers() -> None:
     assert value(found, "augflower_method_figure", figure="primal_residual") == 0.5
 
 
-def test_rejected_judgements_and_introductions_are_no_replies_to_requests_to_train() -> None:
+def test_rejected_evaluations_and_introductions_are_no_replies_to_requests_to_train() -> None:
     status = begun()
     wrong = {"node": "13", "field": "clients", "reason": "are []"}
     rejected = [{**wrong, "step": step} for step in ("evaluation", "introduction")]

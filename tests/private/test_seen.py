@@ -71,15 +71,15 @@ def test_another_seed_is_refused_with_the_number_of_images(private: Path, small_
     data = DataSettings(seed=5, sources=3, targets=4)
     labels = load("digits").labels
     own = set(plan(labels, DataSettings()).pretrain.tolist())
-    dealt = plan(labels, data)
+    assigned = plan(labels, data)
     counts = [
         sum(len(own & {*client.support.tolist(), *client.query.tolist()}) for client in clients)
-        for clients in (dealt.clients[:3], dealt.clients[3:])
+        for clients in (assigned.clients[:3], assigned.clients[3:])
     ]
-    counts.append(len(own & set(dealt.server.tolist())))
+    counts.append(len(own & set(assigned.server.tolist())))
     assert min(counts) > 0
     message = (
-        rf"on {sum(counts)} images that this run deals to others \({counts[0]} of sources, "
+        rf"on {sum(counts)} images that this run gives to others \({counts[0]} of sources, "
         rf"{counts[1]} of targets, {counts[2]} of the server's set D_s\).*"
         r"settings of its training, -s data.seed=0 -s data.pretrain-images=500, or .*"
         r"pretrain FOLDER -s data.seed=5 -s data.pretrain-images=500"
@@ -98,11 +98,11 @@ def test_a_folder_of_the_servers_own_is_no_part_of_the_deal(private: Path):
     model = PretrainedModel.load(private)
     labels = load("digits").labels
     data = DataSettings(sources=1, targets=0, samples_min=2, samples_max=2)
-    dealt = plan(labels, data)
-    seen = Seen.of(data, labels, dealt.server)
-    assert check_unseen([seen], data, labels, dealt, own_set=False)
+    assigned = plan(labels, data)
+    seen = Seen.of(data, labels, assigned.server)
+    assert check_unseen([seen], data, labels, assigned, own_set=False)
     with pytest.raises(SettingsError, match=r"300 images .*300 of the server's set"):
-        check_unseen([*model.seen, seen], data, labels, dealt, own_set=True)
+        check_unseen([*model.seen, seen], data, labels, assigned, own_set=True)
 
 
 def test_an_older_card_and_unknown_images_are_only_told(
@@ -123,13 +123,13 @@ def test_an_older_card_and_unknown_images_are_only_told(
 def test_another_data_set_is_no_overlap():
     labels = load("digits").labels
     data = DataSettings()
-    dealt = plan(labels, data)
-    targets = np.concatenate([client.query for client in dealt.clients])
+    assigned = plan(labels, data)
+    targets = np.concatenate([client.query for client in assigned.clients])
     seen = Seen.of(DataSettings(name="mnist"), labels[::-1], targets)
-    assert check_unseen([seen], data, labels, dealt, own_set=True)
+    assert check_unseen([seen], data, labels, assigned, own_set=True)
     # The same name over other labels: indices mean other images, and nothing is known.
     seen = Seen.of(data, labels[::-1], targets)
-    assert not check_unseen([seen], data, labels, dealt, own_set=True)
+    assert not check_unseen([seen], data, labels, assigned, own_set=True)
 
 
 def test_a_damaged_entry_is_said(tmp_path: Path):

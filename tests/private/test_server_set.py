@@ -1,4 +1,4 @@
-"""The server's set D_s: from the deal or a folder, with labels or without."""
+"""The server's set D_s: from the partition or a folder, with labels or without."""
 
 from __future__ import annotations
 

@@ -92,9 +92,9 @@ def test_the_parts_of_clients(tmp_path: Path, clients):
     counts = [np.bincount(labels) for _, labels in clients[:5]]
     used = {str(i): int(n[n > 1].sum()) for i, n in enumerate(counts)}
     assert training.set_index("client")["examples"].to_dict() == used
-    judged = parts[(parts["part"] == "evaluation") & (parts["round"] == 2)]
-    assert sorted(judged["client"].astype(int)) == [5, 6, 7]
-    share = np.average(judged["accuracy_after"], weights=judged["examples"])
+    evaluated = parts[(parts["part"] == "evaluation") & (parts["round"] == 2)]
+    assert sorted(evaluated["client"].astype(int)) == [5, 6, 7]
+    share = np.average(evaluated["accuracy_after"], weights=evaluated["examples"])
     assert share == pytest.approx(run.metrics["accuracy_after"][2])
 
 
@@ -183,7 +183,7 @@ def test_what_no_run_can_be_made_of_is_refused(tmp_path: Path, clients):
 
 def test_a_data_set_is_dealt(tmp_path: Path, digits):
     run = augflower.simulate(
-        method="fedavg", clients=digits, targets=2, rounds=1, name="dealt", runs=tmp_path,
+        method="fedavg", clients=digits, targets=2, rounds=1, name="assigned", runs=tmp_path,
         settings={"data.sources": 3, "data.server-images": 0, "data.pretrain-images": 0}, **QUIET,
     )  # fmt: skip
     assert run.settings["data.partition"] == "random-pairs"

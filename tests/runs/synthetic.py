@@ -48,7 +48,7 @@ def write_run(
         line.setdefault("bytes_down", 0)
         line.setdefault("bytes_up", 0)
         if targets and (number % every == 0 or number == rounds):
-            line["evaluation"] = judge(number, draw, easy, examples, final, pace, gone)
+            line["evaluation"] = evaluate(number, draw, easy, examples, final, pace, gone)
             line["seconds"]["evaluate"] = 0.6 + 0.1 * draw.random()
             line["bytes_down"] += 40_000 * targets
         lines.append(json.dumps(line))
@@ -140,7 +140,7 @@ def train(
     }  # fmt: skip
 
 
-def judge(
+def evaluate(
     number: int,
     draw: np.random.Generator,
     easy: np.ndarray,

@@ -394,7 +394,7 @@ def test_every_style_has_a_dash_of_its_own() -> None:
 
 
 def with_sources(folder: Path, *, targets: bool) -> Path:
-    """A run in which clients that train have judged as well, or alone; one target was silent."""
+    """A run in which clients that train have evaluated as well, or alone; one target was silent."""
     lines = record(folder)
     for line in lines:
         if line.get("evaluation"):
@@ -425,4 +425,4 @@ def test_clients_that_train_may_be_all_that_judge(tmp_path: Path) -> None:
 
 def test_who_did_not_judge_is_listed(tmp_path: Path) -> None:
     text = words(build(tmp_path, with_sources(write_run(tmp_path / "a"), targets=True)))
-    assert "not judged no room for the model" in text
+    assert "not evaluated no room for the model" in text

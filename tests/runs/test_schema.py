@@ -30,7 +30,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "An entry of rejected": record.Rejected,
     "An entry of clients": record.Training,
     "An evaluation": record.Evaluation,
-    "A client of an evaluation": record.Judged,
+    "A client of an evaluation": record.Evaluated,
 }
 UNWRITTEN = {"refusals"}  # of the live page, which keeps counts alone
 RARE = {"went_back", "without", "resumed_after", "diverged", "error"}
@@ -64,20 +64,20 @@ def test_what_is_read_and_written_is_documented_and_nothing_else(small_run: Call
         "fml",
         {
             "data.sources": 4, "evaluation.who": "both", "data.test-fraction": 0.3,
-            "round.patience": 0.0,
+            "round.return-timeout": 0.0,
         },
         interfere=interfere,
     )  # fmt: skip
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    judged = [line.get(name) for line in lines for name in ("evaluation", "evaluation_sources")]
+    evaluated = [line.get(name) for line in lines for name in ("evaluation", "evaluation_sources")]
     written = {
         "run.json": keys([json.loads((folder / "run.json").read_text())]),
         "A line of metrics.jsonl": keys(lines),
         "An entry of missing": keys(e for line in lines for e in line.get("missing", [])),
         "An entry of rejected": keys(e for line in lines for e in line.get("rejected", [])),
         "An entry of clients": keys(e for line in lines for e in line.get("clients", [])),
-        "An evaluation": keys(judged),
-        "A client of an evaluation": keys(c for e in judged if e for c in e["clients"]),
+        "An evaluation": keys(evaluated),
+        "A client of an evaluation": keys(c for e in evaluated if e for c in e["clients"]),
     }
     told = documented()
     assert told.keys() == SECTIONS.keys()
@@ -87,7 +87,7 @@ def test_what_is_read_and_written_is_documented_and_nothing_else(small_run: Call
         assert told[title] == read | written[title] | (RARE & told[title]), title
     phases = {phase for line in lines for phase in line["seconds"]}
     assert phases <= set(re.findall(r"`(\w+)`", DOCUMENT.read_text().split("`seconds` |")[1]))
-    assert set(record.Means.model_fields) == keys(e["over_clients"] for e in judged if e)
+    assert set(record.Means.model_fields) == keys(e["over_clients"] for e in evaluated if e)
 
 
 def test_a_run_is_of_this_version(small_run: Callable[..., Path]):
@@ -104,7 +104,7 @@ def test_the_first_record_still_opens_in_the_report(tmp_path: Path):
     assert (run.meta.schema_version, run.meta.global_model) == (0, True)
     assert [line.round for line in run.rounds] == [0, 1, 2, 3]
     assert [line.replies for line in run.rounds] == [0, 3, 2, 3]
-    assert [judged.accuracy_after for _, judged in run.evaluated] == pytest.approx(
+    assert [evaluated.accuracy_after for _, evaluated in run.evaluated] == pytest.approx(
         [0.6582, 0.5696, 0.5696], abs=1e-4
     )
     page = write_report([folder], tmp_path / "page.html").read_text()

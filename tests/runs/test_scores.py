@@ -18,7 +18,7 @@ def make(folder: Path, lines: list[dict[str, Any]], **settings: Any) -> Run:
     return read_run(folder)
 
 
-def judged(round: int, after: list[float], examples: list[int] | None = None) -> dict[str, Any]:
+def evaluated(round: int, after: list[float], examples: list[int] | None = None) -> dict[str, Any]:
     weights = examples or [10] * len(after)
     clients = [
         {"node": "1", "client": str(i), "examples": n, "accuracy_before": 0.1, "accuracy_after": a}
@@ -47,8 +47,8 @@ def test_standard_error_needs_two_finite_values() -> None:
 
 
 def test_difference_is_paired_on_the_same_clients_and_data(tmp_path: Path) -> None:
-    base = make(tmp_path / "a", [judged(5, [0.2, 0.5, 0.8])])
-    run = make(tmp_path / "b", [judged(5, [0.3, 0.6, 0.9])])
+    base = make(tmp_path / "a", [evaluated(5, [0.2, 0.5, 0.8])])
+    run = make(tmp_path / "b", [evaluated(5, [0.3, 0.6, 0.9])])
     found = scores.difference(run, base)
     assert found is not None
     assert found.paired
@@ -62,8 +62,8 @@ def test_difference_is_paired_on_the_same_clients_and_data(tmp_path: Path) -> No
 def test_difference_is_not_paired_otherwise(
     tmp_path: Path, after: list[float], settings: dict[str, Any]
 ) -> None:
-    base = make(tmp_path / "a", [judged(5, [0.2, 0.5, 0.8])])
-    run = make(tmp_path / "b", [judged(5, after)], **settings)
+    base = make(tmp_path / "a", [evaluated(5, [0.2, 0.5, 0.8])])
+    run = make(tmp_path / "b", [evaluated(5, after)], **settings)
     found = scores.difference(run, base)
     assert found is not None
     assert not found.paired
@@ -73,7 +73,7 @@ def test_difference_is_not_paired_otherwise(
 
 
 def test_best_is_the_earliest_highest_and_last_is_last(tmp_path: Path) -> None:
-    run = make(tmp_path / "a", [judged(1, [0.5]), judged(2, [0.9]), judged(3, [0.9, 0.9])])
+    run = make(tmp_path / "a", [evaluated(1, [0.5]), evaluated(2, [0.9]), evaluated(3, [0.9, 0.9])])
     best, last = scores.best(run), scores.last(run)
     assert best is not None
     assert last is not None
@@ -83,17 +83,17 @@ def test_best_is_the_earliest_highest_and_last_is_last(tmp_path: Path) -> None:
 
 
 def test_ahead_counts_shared_rounds_of_training(tmp_path: Path) -> None:
-    run = make(tmp_path / "a", [judged(0, [0.9]), judged(1, [0.5]), judged(2, [0.9])])
-    base = make(tmp_path / "b", [judged(0, [0.1]), judged(1, [0.5]), judged(2, [0.8])])
+    run = make(tmp_path / "a", [evaluated(0, [0.9]), evaluated(1, [0.5]), evaluated(2, [0.9])])
+    base = make(tmp_path / "b", [evaluated(0, [0.1]), evaluated(1, [0.5]), evaluated(2, [0.8])])
     assert scores.ahead(run, base) == (1, 2)
 
 
 def test_divergence_is_a_loss_that_is_no_number_but_not_a_void_round(tmp_path: Path) -> None:
     void = {"round": 3, "replies": 0, "asked": 2, "train": {"loss": None}}
-    run = make(tmp_path / "a", [judged(0, [0.5]), void])
+    run = make(tmp_path / "a", [evaluated(0, [0.5]), void])
     assert scores.diverged_at(run) is None
     gone = {"round": 4, "replies": 2, "asked": 2, "train": {"loss": None}}
-    assert scores.diverged_at(make(tmp_path / "b", [judged(0, [0.5]), void, gone])) == 4
+    assert scores.diverged_at(make(tmp_path / "b", [evaluated(0, [0.5]), void, gone])) == 4
 
 
 def test_incidents_are_grouped_by_reason(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_totals_are_those_of_the_record(tmp_path: Path) -> None:
     run = read_run(folder)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     down, up = (sum(line[key] for line in lines) for key in ("bytes_down", "bytes_up"))
-    assert scores.moved(run) == (down, up)
+    assert scores.traffic(run) == (down, up)
     total = sum(value for line in lines for value in line["seconds"].values())
     assert scores.seconds(run) == pytest.approx(total)
 
@@ -131,7 +131,7 @@ def test_spread_needs_two_clients() -> None:
     assert high[2] == pytest.approx(0.38)
 
 
-def test_a_rejected_judgement_is_no_lost_reply_to_a_request_to_train(tmp_path: Path) -> None:
+def test_a_rejected_evaluation_is_no_lost_reply_to_a_request_to_train(tmp_path: Path) -> None:
     bad = {"node": "8", "field": "correct", "reason": "too many", "step": "evaluation"}
     both = [bad, bad | {"step": "training"}]
     run = make(tmp_path / "a", [{"round": 1, "asked": 2, "replies": 1, "rejected": both}])

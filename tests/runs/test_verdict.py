@@ -88,7 +88,7 @@ def test_a_run_whose_last_evaluation_was_rejected_for_its_loss_diverged(tmp_path
     assert "the loss is 4 to 2e+23" in below(run)
 
 
-def test_one_of_several_judges_cannot_say_that_a_run_diverged(tmp_path: Path) -> None:
+def test_one_of_several_clients_cannot_say_that_a_run_diverged(tmp_path: Path) -> None:
     last = evaluated(5, 0.9) | {"rejected": [ABSURD]}
     run = made(tmp_path / "a", evaluated(0, 0.8), last)
     assert verdict.divergence(run) is None
@@ -101,19 +101,19 @@ def test_one_of_several_judges_cannot_say_that_a_run_diverged(tmp_path: Path) ->
 def test_a_finite_loss_that_has_exploded_is_divergence(tmp_path: Path, loss: float) -> None:
     run = made(tmp_path / "a", evaluated(0, 0.8), trained(1, 0.7), trained(2, loss))
     assert said(run) == "The run diverged in round 2"
-    judged = made(tmp_path / "b", evaluated(0, 0.8), evaluated(3, 0.1, loss))
-    assert said(judged) == "The run diverged in round 3"
+    later = made(tmp_path / "b", evaluated(0, 0.8), evaluated(3, 0.1, loss))
+    assert said(later) == "The run diverged in round 3"
     server = [{"round": i, "method": {"transfer_loss": v}} for i, v in ((1, 1.0), (2, loss))]
     assert said(made(tmp_path / "c", *server)) == "The run diverged in round 2"
 
 
-def test_a_model_that_nobody_judged_is_told_from_the_one_before(tmp_path: Path) -> None:
+def test_a_model_that_nobody_evaluated_is_told_from_the_one_before(tmp_path: Path) -> None:
     missing = [{"node": "9", "reason": "no reply within 600 s"}]
     last = trained(10, 0.1, evaluation_missing=missing)
     run = made(tmp_path / "a", evaluated(0, 0.5), evaluated(5, 0.9), last)
     assert said(run) == (
-        "The model of round 10 was not judged; that of round 5 reached 90.0 % on 10 clients that "
-        "never took part"
+        "The model of round 10 was not evaluated; that of round 5 reached 90.0 % on 10 clients "
+        "that never took part"
     )
 
 

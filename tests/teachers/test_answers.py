@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from client_app.teachers import clip as clip_module
 from client_app.teachers.answers import Teachers
 from client_app.teachers.clip import Clip
-from client_app.teachers.room import NoRoom
+from client_app.teachers.memory_budget import NotEnoughMemory
 from client_app.teachers.settings import TeacherSettings
 from client_app.teachers.source import describe
 from client_app.teachers.weights import find_weights
@@ -259,7 +259,7 @@ def test_a_fully_tuned_teacher_has_embeddings_of_its_own(tmp_path: Path, asked: 
 def test_without_room_nothing_is_loaded(tmp_path: Path, asked: Asked):
     pixels, labels = digits(10)
     path = teachers_file(tmp_path, table(), head="memory = 50")
-    with pytest.raises(NoRoom, match="50 MiB are granted"):
+    with pytest.raises(NotEnoughMemory, match="50 MiB are granted"):
         teachers(path, pixels, labels).answers()
     assert asked.loads == 0
     teachers(teachers_file(tmp_path, table()), pixels, labels).answers()

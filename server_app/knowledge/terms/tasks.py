@@ -1,7 +1,7 @@
 """Transfer after adaptation: the private model teaches on tasks like those that clients have.
 
 A term on the outputs of theta itself asks for a model that knows all classes at once, while the
-clients ask for one that adapts to a few; the two pull apart. Here each mini-batch of D_s is dealt
+clients ask for one that adapts to a few; the two pull apart. Here each mini-batch of D_s is divided
 into tasks of a few classes, with a support and a query set as a client's, and the divergence is
 taken where a client's loss is taken: at phi = theta - alpha grad L(theta; support), AugFL's
 equation (7). The server has the means for the exact gradient through that step.
@@ -72,7 +72,7 @@ class TaskTransfer:
         ]
         if len(shared) < 2 or shape.classes < 2:
             raise SettingsError(
-                f"knowledge.tasks deals tasks of {shape.classes} classes from {len(shared)}, those "
+                f"knowledge.tasks draws tasks of {shape.classes} classes from {len(shared)}, those "
                 "that the private model and the server's images share by name with the data set; "
                 "tasks need two classes or more, or set knowledge.tasks=0"
             )
@@ -91,7 +91,7 @@ class TaskTransfer:
             kinds = self._student[log_odds.argmax(1)]
         # Part of the graph, so that a batch without a whole task has a gradient: zero.
         total, images = 0.0 * batch.logits.sum(), 0
-        for classes, support, query in self._deal(kinds, batch.seed):
+        for classes, support, query in self._draw(kinds, batch.seed):
             logits = self._adapted(batch.inputs, kinds, support, query)
             known = [int((self._student == kind).nonzero()) for kind in classes]
             wanted = functional.log_softmax(log_odds[query][:, known], dim=1)
@@ -100,7 +100,7 @@ class TaskTransfer:
             images += len(query)
         return total / max(1, images)
 
-    def _deal(self, kinds: Tensor, seed: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    def _draw(self, kinds: Tensor, seed: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Tasks: their classes, and places of support and query images in the batch."""
         generator = torch.Generator().manual_seed(seed)
         # A class needs an image on either side of the adaptation.
@@ -124,10 +124,10 @@ class TaskTransfer:
         loss = functional.cross_entropy(
             functional_call(module, theta, (inputs[support],)), kinds[support]
         )
-        slopes = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
+        grads = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
         phi = {
-            name: parameter - self._shape.alpha * slope
-            for (name, parameter), slope in zip(theta.items(), slopes, strict=True)
+            name: parameter - self._shape.alpha * grad
+            for (name, parameter), grad in zip(theta.items(), grads, strict=True)
         }
         logits: Tensor = functional_call(module, phi, (inputs[query],))
         return logits

@@ -2,7 +2,7 @@
 const page = document.querySelector("main");
 const link = document.querySelector(".link");
 const footer = document.querySelector("footer");
-const EVERY = 1000, EVERY_WHEN_LOST = 5000, PATIENCE = 8000;
+const EVERY = 1000, EVERY_WHEN_LOST = 5000, TIMEOUT = 8000;
 let version = Number(page.dataset.version);
 let skew = Date.now() / 1000 - Number(page.dataset.now);
 let heard = Date.now();
@@ -67,7 +67,7 @@ const ask = async () => {
   try {
     const answer = await fetch(`parts?since=${version}`, {
       cache: "no-store",
-      signal: AbortSignal.timeout(PATIENCE),
+      signal: AbortSignal.timeout(TIMEOUT),
     });
     if (answer.status === 401) return location.reload();
     if (!answer.ok) throw new Error(answer.statusText);

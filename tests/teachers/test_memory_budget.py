@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from client_app.teachers import room
-from client_app.teachers.room import MIB, RESERVE, NoRoom, check_room, needed
+from client_app.teachers import memory_budget
+from client_app.teachers.memory_budget import MIB, RESERVE, NotEnoughMemory, check_memory, needed
 from common.files import write_json
 
 
@@ -77,11 +77,11 @@ def test_what_is_asked_for_is_what_is_taken(tmp_path: Path, tower: str, tuning: 
 
 
 def test_refusal_names_both_numbers_and_the_tighter_bound(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(room, "free_memory", lambda: 1000 * MIB)
-    with pytest.raises(NoRoom, match="ViT-L-14 needs 3000 MiB, and 512 MiB are granted"):
-        check_room("ViT-L-14", 3000 * MIB, 512 * MIB)
+    monkeypatch.setattr(memory_budget, "free_memory", lambda: 1000 * MIB)
+    with pytest.raises(NotEnoughMemory, match="ViT-L-14 needs 3000 MiB, and 512 MiB are granted"):
+        check_memory("ViT-L-14", 3000 * MIB, 512 * MIB)
     for limit in (0, 4000 * MIB):
-        with pytest.raises(NoRoom, match="ViT-L-14 needs 3000 MiB, and 1000 MiB are free"):
-            check_room("ViT-L-14", 3000 * MIB, limit)
-    check_room("ViT-L-14", 512 * MIB, 512 * MIB)
-    check_room("ViT-L-14", 1000 * MIB)
+        with pytest.raises(NotEnoughMemory, match="ViT-L-14 needs 3000 MiB, and 1000 MiB are free"):
+            check_memory("ViT-L-14", 3000 * MIB, limit)
+    check_memory("ViT-L-14", 512 * MIB, 512 * MIB)
+    check_memory("ViT-L-14", 1000 * MIB)

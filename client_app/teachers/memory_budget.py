@@ -14,7 +14,7 @@ BATCH = 8
 """Images at once: small, because a device's memory is."""
 
 
-class NoRoom(ModelError):
+class NotEnoughMemory(ModelError):
     """A teacher is too large for the memory that is free; the device can train without it."""
 
 
@@ -35,7 +35,7 @@ def needed(parameters: int, tuned: int = 0, kept: int = 0) -> int:
     return max(8 * parameters, 4 * parameters + 12 * tuned + batch) + RESERVE
 
 
-def check_room(name: str, bytes_needed: int, limit: int = 0) -> None:
+def check_memory(name: str, bytes_needed: int, limit: int = 0) -> None:
     """Refuse a teacher that does not fit.
 
     Parameters
@@ -44,7 +44,7 @@ def check_room(name: str, bytes_needed: int, limit: int = 0) -> None:
 
     Raises
     ------
-    NoRoom: with both numbers, and which of the two bounds it.
+    NotEnoughMemory: with both numbers, and which of the two bounds it.
     """
     free = free_memory()
     if free is None:  # not Linux: all that is installed
@@ -53,7 +53,7 @@ def check_room(name: str, bytes_needed: int, limit: int = 0) -> None:
     there = limit if granted else free
     if bytes_needed > there:
         bound = "granted by memory in the teachers file" if granted else "free"
-        raise NoRoom(
+        raise NotEnoughMemory(
             f"teacher {name} needs {bytes_needed // MIB} MiB, and {there // MIB} MiB are {bound}: "
             "take a smaller one, or a cache written on a larger machine"
         )

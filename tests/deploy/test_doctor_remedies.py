@@ -1,4 +1,4 @@
-"""A cure that the doctor names is one that there is."""
+"""A remedy that the doctor names is one that there is."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def test_a_revoked_node_comes_back_under_another_name_and_key(tmp_path: Path) ->
     fleet.revoke(folder, "pi-1")
     with pytest.raises(AugFlowerError):
         fleet.renew_node(folder, "pi-1")
-    cure = _registration(known=False).cure
-    assert re.findall(r"augflower provision (\S+) (\S+),?", cure) == [
+    remedy = _registration(known=False).remedy
+    assert re.findall(r"augflower provision (\S+) (\S+),?", remedy) == [
         ("register", "/etc/augflower/server;"), ("add", "OTHER-NAME,"),
     ]  # fmt: skip
     assert fleet.add(folder, "other-name", parse_node("other-name", SETTINGS)).added
