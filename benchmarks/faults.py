@@ -34,7 +34,7 @@ from deploy.run_config import default_config
 from deploy.simulate import node_configs, simulate
 from server_app.settings import ServerSettings
 from server_app.transport.in_process import FIRST_NODE, InProcessGrid
-from server_app.validation.outliers import DEVIATIONS, Usual
+from server_app.validation.outliers import DEVIATIONS, OutlierBound
 
 SOURCES = 10
 ROUNDS = 40
@@ -74,8 +74,8 @@ class Liar:
             return 1.0
         if self.factor is not None:
             return self.factor
-        usual = Usual(self._seen[past] for past in sorted(self._seen) if past < round)
-        limit = 0.9 * usual.limit(DEVIATIONS, self._seen[round])
+        bound = OutlierBound(self._seen[past] for past in sorted(self._seen) if past < round)
+        limit = 0.9 * bound.limit(DEVIATIONS, self._seen[round])
         own = self._seen[round][-1]
         self._seen[round][-1] = limit  # it has a say in what is usual
         return -limit / own

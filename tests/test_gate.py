@@ -1,4 +1,4 @@
-"""The gate's memory: what is usual, who is set aside, and that a checkpoint keeps both."""
+"""The gate's memory: what is bound, who is set aside, and that a checkpoint keeps both."""
 
 from __future__ import annotations
 
@@ -22,74 +22,74 @@ from server_app.validation.outliers import (
     SHARE,
     SMALLEST,
     WARM_UP,
-    Usual,
+    OutlierBound,
 )
 
 
 def test_limit_is_the_median_and_eight_deviations_of_the_logarithms():
     sizes = np.exp([-2.0, -1.0, 0.0, 1.0, 2.0] * 8)
     # Median 0; the deviations are 2, 1, 0, 1, 2, so that their median is 1.
-    assert Usual().limit(DEVIATIONS, sizes) == pytest.approx(min(CAP, math.exp(8 * 1.4826)))
-    assert Usual().limit(DEVIATIONS, [3.0] * 50) == pytest.approx(
+    assert OutlierBound().limit(DEVIATIONS, sizes) == pytest.approx(min(CAP, math.exp(8 * 1.4826)))
+    assert OutlierBound().limit(DEVIATIONS, [3.0] * 50) == pytest.approx(
         3 * math.exp(DEVIATIONS * SMALLEST)
     )
 
 
 def test_no_limit_but_the_cap_for_two():
-    usual = Usual([[1.0] * (LEAST - 1)])
-    assert usual.limit(DEVIATIONS) == CAP
-    usual.extend([0.0])  # a client without anything to say has no say
-    assert usual.limit(DEVIATIONS) == CAP
-    usual.extend([1.0])
-    assert usual.limit(DEVIATIONS) < CAP
+    bound = OutlierBound([[1.0] * (LEAST - 1)])
+    assert bound.limit(DEVIATIONS) == CAP
+    bound.extend([0.0])  # a client without anything to say has no say
+    assert bound.limit(DEVIATIONS) == CAP
+    bound.extend([1.0])
+    assert bound.limit(DEVIATIONS) < CAP
 
 
-def test_a_few_that_lie_close_together_judge_with_more_room():
+def test_a_few_that_lie_close_together_bound_with_more_room():
     for count, sigma in ((WARM_UP - 1, EARLY), (WARM_UP, SMALLEST)):
-        limit = Usual([[1.0] * (count - 5)]).limit(DEVIATIONS, [1.0] * 5)
+        limit = OutlierBound([[1.0] * (count - 5)]).limit(DEVIATIONS, [1.0] * 5)
         assert limit == pytest.approx(math.exp(DEVIATIONS * sigma))
 
 
 def test_a_round_of_thousands_is_kept_from_its_smallest_to_its_largest():
     """The sizes of a round come in the order of its clients; kept are not those of the last."""
-    usual = Usual()
+    bound = OutlierBound()
     for _ in range(ROUNDS + 1):
-        usual.extend([*[1.0] * 1500, *[100.0] * 500])
-    kept = usual.state()
+        bound.extend([*[1.0] * 1500, *[100.0] * 500])
+    kept = bound.state()
     assert len(kept) == ROUNDS
     assert all(sizes.count(100.0) == pytest.approx(SHARE / 4, abs=1) for sizes in kept)
-    assert usual.limit(DEVIATIONS) == pytest.approx(math.exp(DEVIATIONS * SMALLEST))
+    assert bound.limit(DEVIATIONS) == pytest.approx(math.exp(DEVIATIONS * SMALLEST))
 
 
-def test_numbers_that_rise_and_fall_together_are_judged_by_their_own_round():
+def test_numbers_that_rise_and_fall_together_are_bounded_by_their_own_round():
     """A run's sizes change by more, from round to round, than those of one round differ."""
     dice = np.random.default_rng(2)
-    usual = Usual()
+    bound = OutlierBound()
     for round in range(60):
         level = math.exp(3 * math.sin(round))  # by factors of up to 400
         sizes = level * np.exp(0.2 * dice.normal(size=10))
-        limit = usual.limit(DEVIATIONS, sizes)
+        limit = bound.limit(DEVIATIONS, sizes)
         assert max(sizes) < limit, "an honest round that is larger than those before it"
         if round > 3:
             assert limit < 60 * level, "a lie that would have been usual some rounds ago"
-        usual.extend(sizes)
+        bound.extend(sizes)
 
 
-def test_rounds_of_two_are_judged_by_all_recent_ones():
-    usual = Usual()
+def test_rounds_of_two_are_bounded_by_all_recent_ones():
+    bound = OutlierBound()
     for _ in range(15):
-        usual.extend([1.0, 2.0])
-    assert usual.limit(DEVIATIONS, [1.0, 1000.0]) < 100
+        bound.extend([1.0, 2.0])
+    assert bound.limit(DEVIATIONS, [1.0, 1000.0]) < 100
 
 
 def test_a_fifth_of_the_senders_cannot_climb():
     """With a fifth of liars the limit is exp(0.32 + 8 * 1.38), not exp(8), and stays there."""
     dice = np.random.default_rng(0)
-    usual, limits = Usual(), [math.exp(8)]
+    bound, limits = OutlierBound(), [math.exp(8)]
     for _ in range(200):  # each time as large as it is let
         honest = np.exp(dice.normal(size=40))
-        limits.append(usual.limit(DEVIATIONS, [*honest, *[limits[-1]] * 10]))
-        usual.extend([*honest, *[0.99 * limits[-1]] * 10])
+        limits.append(bound.limit(DEVIATIONS, [*honest, *[limits[-1]] * 10]))
+        bound.extend([*honest, *[0.99 * limits[-1]] * 10])
     assert math.exp(8) < np.mean(limits[100:]) < math.exp(12.5)
 
 
@@ -155,7 +155,7 @@ def together(gate: Gate, round: int, sizes: list[float]) -> list[int]:
 
 @pytest.mark.parametrize("liar", range(4))
 @pytest.mark.parametrize("size", [1e3, 9e5])
-def test_the_first_replies_judge_each_other(liar: int, size: float):
+def test_the_first_replies_bound_each_other(liar: int, size: float):
     """Wherever the liar stands in the order, and whoever tells it how much it may send."""
     sizes = [0.4, 0.5, 0.7, 0.3]
     sizes[liar] = size
@@ -176,7 +176,7 @@ def test_replies_are_held_back_until_enough_are_known():
     assert gate.plain(Candidate(7, None, {"change": 1.0}))
 
 
-def test_later_only_what_is_larger_than_usual_is_held_back_and_judged_by_its_round():
+def test_later_only_what_is_larger_than_usual_is_held_back_and_bounded_by_its_round():
     gate = Gate()
     together(gate, 1, [1.0] * WARM_UP)
     gate.end_round()
@@ -188,7 +188,7 @@ def test_later_only_what_is_larger_than_usual_is_held_back_and_judged_by_its_rou
     assert together(gate, 3, [1.0, 1.1, 80.0, 1.2]) == [0, 1, 3], "one has"
 
 
-def test_refused_sizes_never_judge():
+def test_refused_sizes_never_bound():
     gate = Gate()
     for node in range(WARM_UP):
         good(gate, 1, node)
@@ -199,7 +199,7 @@ def test_refused_sizes_never_judge():
         gate.admit(2, 51, lambda: (None, {"change": 1e3}))
     good(gate, 2, 52)
     gate.end_round()
-    assert gate.state()["usual"]["change"] == [[1.0] * WARM_UP, [1.0]]
+    assert gate.state()["bounds"]["change"] == [[1.0] * WARM_UP, [1.0]]
 
 
 def test_who_was_unusual_is_blamed_if_the_model_is_lost_before_a_better_one_is_found():
@@ -218,7 +218,9 @@ def test_who_was_unusual_is_blamed_if_the_model_is_lost_before_a_better_one_is_f
 
 
 @pytest.mark.parametrize(("moving", "blamed"), [(None, [7]), (["change"], []), (["bend"], [7])])
-def test_only_what_moves_the_model_makes_a_suspect(moving: list[str] | None, blamed: list[int]):
+def test_only_what_moves_the_model_makes_a_node_doubtful(
+    moving: list[str] | None, blamed: list[int]
+):
     gate = Gate()
     for size in (*[1.0] * WARM_UP, 10.0):
         candidate = gate.look(1, 7, lambda size=size: (None, {"bend": size}))

@@ -223,7 +223,7 @@ def evaluated(
 
 
 @pytest.mark.parametrize(("spoil", "field"), EVALUATIONS.values(), ids=EVALUATIONS)
-def test_a_bad_judgement_does_not_spoil_the_mean(spoil: Spoil, field: str):
+def test_a_bad_evaluation_does_not_spoil_the_mean(spoil: Spoil, field: str):
     found, gate, status = evaluated(spoil)
     absent, _, _ = evaluated(fail)
     assert found["evaluation"] == absent["evaluation"]
@@ -236,7 +236,7 @@ def test_a_bad_judgement_does_not_spoil_the_mean(spoil: Spoil, field: str):
     assert status.snapshot()["nodes"][str(BAD)]["state"] == "rejected"
 
 
-def test_a_node_that_judges_badly_is_set_aside_for_a_while():
+def test_a_node_that_evaluates_badly_is_set_aside_for_a_while():
     gate = Gate()
     lie = plain(correct_after=[99, 99])
     for round in (1, 2, 3):
@@ -253,13 +253,13 @@ def test_a_node_that_judges_badly_is_set_aside_for_a_while():
     assert evaluated(lie, gate, 18)[0]["rejected"] == []
 
 
-def test_a_node_that_fails_to_judge_has_not_offended():
+def test_a_node_that_fails_to_evaluate_has_not_offended():
     found, gate, _ = evaluated(fail)
     assert len(found["evaluation_missing"]) == 1
     assert gate.rejections == {}, "a failure is no offence"
 
 
-def test_honest_judgements_are_taken():
+def test_honest_evaluations_are_taken():
     found, gate, _ = evaluated(lambda reply, _: None)
     assert found["rejected"] == []
     assert len(found["evaluation"]["clients"]) == 6

@@ -49,10 +49,10 @@ def rounds(name: str, clients: int) -> None:
 
 
 def test_a_square_would_be_seen():
-    from server_app.validation.outliers import Usual
+    from server_app.validation.outliers import OutlierBound
 
     def compare(clients: int) -> int:
-        return operations(lambda: [Usual() for _ in range(clients) for _ in range(clients)])
+        return operations(lambda: [OutlierBound() for _ in range(clients) for _ in range(clients)])
 
     assert compare(40) > 12 * compare(10)
 

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from server_app.aggregation.expected import Expected
 from server_app.validation.errors import Rejected
-from server_app.validation.outliers import DEVIATIONS, DOUBTFUL, WARM_UP, Usual
+from server_app.validation.outliers import DEVIATIONS, DOUBTFUL, WARM_UP, OutlierBound
 
 OFFENCES = 3
 """Rejections in a row after which a node is set aside; after a pause, one is enough."""
@@ -57,13 +57,13 @@ class Gate:
 
     def __init__(self) -> None:
         self._nodes: dict[int, _Record] = {}
-        self._usual: dict[str, Usual] = {}
+        self._bounds: dict[str, OutlierBound] = {}
         self._limits: dict[str, tuple[float, float]] = {}  # too much, and doubtful
         self._plain: dict[str, float] = {}
         self._sizes: dict[str, list[float]] = {}
         self._admitted = 0
-        self._suspects: set[int] = set()
-        self._unusual: set[int] = set()
+        self._doubtful: set[int] = set()
+        self._doubtful_now: set[int] = set()
 
     @property
     def rejections(self) -> dict[int, int]:
@@ -120,19 +120,20 @@ class Gate:
         for name, size in candidate.sizes.items():
             if name not in self._plain:
                 # Of the first round that is known what has been admitted of this one.
-                past = self._usual.get(name)
-                known = past or Usual([self._sizes[name]])
+                past = self._bounds.get(name)
+                known = past or OutlierBound([self._sizes[name]])
                 self._plain[name] = known.limit(DOUBTFUL)
             if size > self._plain[name]:
                 return False
         return True
 
     def compare(self, candidates: Sequence[Candidate[Any]]) -> None:
-        """Let replies of one round have a say in what is usual, before they are decided on."""
+        """Let replies of one round have a say in the bounds, before they are decided on."""
         for name in {name for candidate in candidates for name in candidate.sizes}:
             sizes = [c.sizes[name] for c in candidates if name in c.sizes]
-            now, usual = [*self._sizes.get(name, []), *sizes], self._usual.get(name, Usual())
-            self._limits[name] = usual.limit(DEVIATIONS, now), usual.limit(DOUBTFUL, now)
+            now = [*self._sizes.get(name, []), *sizes]
+            bound = self._bounds.get(name, OutlierBound())
+            self._limits[name] = bound.limit(DEVIATIONS, now), bound.limit(DOUBTFUL, now)
 
     def decide(
         self, round: int, candidate: Candidate[Seen], moving: Container[str] | None = None
@@ -141,7 +142,8 @@ class Gate:
 
         Parameters
         ----------
-        moving: the sizes of what moves the model, which alone make a suspect; without it, all do.
+        moving: the sizes of what moves the model, which alone make a node doubtful; without
+            it, all do.
 
         Raises
         ------
@@ -156,7 +158,7 @@ class Gate:
                     reason = f"size {size:.3g}; by what is usual here, {limit:.3g} is too much"
                     raise Rejected(name, reason, excessive=True)
                 if size > doubtful and (moving is None or name in moving):
-                    self._unusual.add(node)
+                    self._doubtful_now.add(node)
         for name, size in sizes.items():
             self._sizes.setdefault(name, []).append(size)
         self._admitted += bool(sizes)
@@ -181,52 +183,52 @@ class Gate:
                 record.row = max(0, record.row - 1)
 
     def trust(self) -> None:
-        """What was admitted before this round has led to a good model: nobody is a suspect."""
-        self._suspects.clear()
+        """What was admitted before this round has led to a good model: no node is doubtful."""
+        self._doubtful.clear()
 
     def blame(self, round: int) -> list[int]:
         """Set aside the nodes that were unusual since the last good model; which they are."""
-        found = sorted(self._suspects)
+        found = sorted(self._doubtful)
         for node in found:
             record = self._nodes.setdefault(node, _Record())
             record.until, record.row = round + 1 + PAUSE, OFFENCES - 1
-        self._suspects.clear()
+        self._doubtful.clear()
         return found
 
     def end_round(self) -> None:
-        """Let the sizes of this round judge the next."""
+        """Let the sizes of this round bound those of the next."""
         for name, sizes in self._sizes.items():
-            self._usual.setdefault(name, Usual()).extend(sizes)
-        self._suspects |= self._unusual
+            self._bounds.setdefault(name, OutlierBound()).extend(sizes)
+        self._doubtful |= self._doubtful_now
         self.drop_round()
 
     def drop_round(self) -> None:
-        """What came in this round is about a model that is lost: it judges nothing."""
-        for kept in (self._sizes, self._unusual, self._limits, self._plain):
+        """What came in this round is about a model that is lost: it bounds nothing."""
+        for kept in (self._sizes, self._doubtful_now, self._limits, self._plain):
             kept.clear()
 
     def forget(self) -> None:
         """What was usual is no longer: learn anew."""
-        self._usual.clear()
+        self._bounds.clear()
         self._plain.clear()
         self._admitted = 0
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on."""
         nodes = {str(node): astuple(record) for node, record in self._nodes.items()}
-        usual = {name: usual.state() for name, usual in self._usual.items()}
+        bounds = {name: bound.state() for name, bound in self._bounds.items()}
         return {
             "nodes": nodes,
-            "usual": usual,
+            "bounds": bounds,
             "admitted": self._admitted,
-            "suspects": sorted(self._suspects),
+            "doubtful": sorted(self._doubtful),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take up what ``state`` gave."""
         self._nodes = {int(node): _Record(*record) for node, record in state["nodes"].items()}
-        self._usual = {name: Usual(seen) for name, seen in state["usual"].items()}
-        self._admitted, self._suspects = state["admitted"], set(state["suspects"])
+        self._bounds = {name: OutlierBound(seen) for name, seen in state["bounds"].items()}
+        self._admitted, self._doubtful = state["admitted"], set(state["doubtful"])
 
 
 def check_fields(up: Any, round: int, examples: int, expected: Expected) -> None:

@@ -1,4 +1,4 @@
-"""What is usual for a positive number such as a norm, judged by those of the same round.
+"""Outlier bounds of a positive number such as a norm, from those of the same round.
 
 limit = exp(median + 8 sigma) of the logarithms of a round's numbers. sigma is 1.4826 times the
 median absolute deviation from the median of each number's own round, over recent rounds, and at
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 LEAST = 3
-"""Numbers that must have been seen before they can judge any: of two, neither is an outlier."""
+"""Numbers that must have been seen before they can bound any: of two, neither is an outlier."""
 
 WARM_UP = 20
 """Numbers from which on their deviation is taken as it is."""
@@ -39,14 +39,14 @@ CAP = 1e6
 """Too much for any norm or curvature, also while nothing is known."""
 
 
-class Usual:
-    """Limits for one kind of number."""
+class OutlierBound:
+    """The bounds of one kind of number."""
 
     def __init__(self, rounds: Iterable[Sequence[float]] = ()) -> None:
         self._rounds: deque[list[float]] = deque(map(list, rounds), maxlen=ROUNDS)
 
     def extend(self, numbers: Iterable[float]) -> None:
-        """Let the numbers of a round judge those that follow; zeros have no say."""
+        """Let the numbers of a round bound those that follow; zeros have no say."""
         found = sorted(number for number in numbers if number > 0)
         if len(found) > SHARE:
             found = [found[round(at)] for at in np.linspace(0, len(found) - 1, SHARE)]
@@ -58,7 +58,7 @@ class Usual:
 
         Parameters
         ----------
-        now: the numbers of the same round that are known; by fewer than three it is not judged,
+        now: the numbers of the same round that are known; by fewer than three it is not bounded,
             but by all numbers of recent rounds.
         """
         rounds = [np.log(numbers) for numbers in self._rounds]
