@@ -10,16 +10,15 @@ gradients of each loss reach both models.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from client_app.batches import Batch
 from client_app.device import Device
-from client_app.features import clipped, newcomer_seed
+from client_app.features import newcomer_seed
+from client_app.mutual import Losses, learn_both
 from client_app.own_model import keep, recall
-from client_app.sgd import local_sgd
 from common import low_rank
 from common.data.client import ClientData
 from common.divergence import kl
@@ -111,35 +110,22 @@ def _learn(
     seed: int,
 ) -> tuple[Vector, float, float]:
     """Train both models; gives the change of the mentee, its loss and that of the mentor."""
-    shared, start, d = device.model, torch.tensor(theta), len(theta)
     device.start(down.buffers)
-    own.module.train()
     mentor: Mentor = own.module  # type: ignore[assignment]
-    own_loss, seen = 0.0, 0
 
-    def gradient(vector: Tensor, batch: Batch) -> tuple[Tensor, float]:
-        nonlocal own_loss, seen
-        inputs, answers = batch
-        shared.load(vector[:d])
-        own.load(vector[d:])
+    def losses(inputs: Tensor, answers: Tensor) -> Losses:
         features, mine = features_and_logits(mentor.network, inputs)
-        seen_features, theirs = features_and_logits(shared.module, inputs)
+        seen, theirs = features_and_logits(device.model.module, inputs)
         own_hard, hard = F.cross_entropy(mine, answers), F.cross_entropy(theirs, answers)
         divisor = (own_hard + hard).detach().clamp(min=1e-6)
         weight = mentor.project.weight
-        goal = F.mse_loss(F.linear(seen_features, weight.detach()), features.detach())
-        grad, _ = shared.gradient(lambda: hard + (kl(theirs, mine.detach(), 1.0) + goal) / divisor)
-        own_goal = F.mse_loss(features, F.linear(seen_features.detach(), weight))
-        own_grad, _ = own.gradient(
-            lambda: own_hard + (kl(mine, theirs.detach(), 1.0) + own_goal) / divisor
+        away = F.mse_loss(F.linear(seen, weight.detach()), features.detach())
+        own_away = F.mse_loss(features, F.linear(seen.detach(), weight))
+        return Losses(
+            hard + (kl(theirs, mine.detach(), 1.0) + away) / divisor,
+            own_hard + (kl(mine, theirs.detach(), 1.0) + own_away) / divisor,
+            hard,
+            own_hard,
         )
-        own_loss, seen = own_loss + float(own_hard.detach()) * len(answers), seen + len(answers)
-        both = [clipped(one, down.clip) for one in (grad, own_grad)]
-        return torch.cat(both), float(hard.detach())
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # of dropout
-        vector, loss = local_sgd(torch.cat([start, own.vector]), data, gradient, sgd, seed)
-    own.load(vector[d:])
-    change: Vector = np.array(vector[:d].sub_(start).numpy())
-    return change, loss, own_loss / max(seen, 1)
+    return learn_both(device, own, theta, data, losses, sgd, seed, down.clip)

@@ -11,8 +11,6 @@ take beyond pi gets the linear continuation of ArcFace instead.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -29,6 +27,7 @@ from client_app.features import (
     newcomer_seed,
     use_now,
 )
+from client_app.margin import with_margin
 from client_app.own_model import keep, recall
 from common.data.client import ClientData
 from common.methods.fedktl import Down, Up
@@ -98,15 +97,6 @@ def _objective(down: Down, module: Aligned) -> Objective:
         return hard + down.mu * F.mse_loss(shown, pairs[1][drawn]), hard
 
     return objective
-
-
-def with_margin(cosine: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """Cosines, shape (n, classes), of angles that are wider by ``margin`` for the own class."""
-    own = cosine.gather(1, labels.unsqueeze(1))
-    sine = (1 - own.square()).clamp(min=1e-12).sqrt()
-    wider = own * math.cos(margin) - sine * math.sin(margin)
-    wider = torch.where(own > -math.cos(margin), wider, own - margin * math.sin(margin))
-    return cosine.scatter(1, labels.unsqueeze(1), wider)
 
 
 def _tensor(tensors: Tensors, name: str) -> Tensor:

@@ -10,14 +10,13 @@ device that has lost it begins with a new one.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from client_app.batches import Batch
 from client_app.device import Device
+from client_app.mutual import Losses, learn_both
 from client_app.own_model import keep, new_model, recall
-from client_app.sgd import local_sgd
 from common.data.client import ClientData
 from common.divergence import kl
 from common.methods.fml import Down, Up
@@ -50,31 +49,16 @@ def _learn(
     down: Down, device: Device, own: FlatModel, data: Batch, sgd: LocalSgd, seed: int
 ) -> tuple[Vector, float, float]:
     """Train both models; gives the change of the shared one, its loss and that of the own one."""
-    shared, theta = device.model, torch.tensor(down.model.vector)
     device.start(down.buffers)
-    own.module.train()
-    own_loss, seen = 0.0, 0
 
-    def gradient(vector: Tensor, batch: Batch) -> tuple[Tensor, float]:
-        nonlocal own_loss, seen
-        inputs, answers = batch
-        shared.load(vector[: len(theta)])
-        own.load(vector[len(theta) :])
-        mine, theirs = own.module(inputs), shared.module(inputs)
-        hard = F.cross_entropy(theirs, answers)
-        own_hard = F.cross_entropy(mine, answers)
-        grad, _ = shared.gradient(
-            lambda: down.beta * hard + (1 - down.beta) * kl(theirs, mine.detach(), 1.0)
+    def losses(inputs: Tensor, answers: Tensor) -> Losses:
+        mine, theirs = own.module(inputs), device.model.module(inputs)
+        hard, own_hard = F.cross_entropy(theirs, answers), F.cross_entropy(mine, answers)
+        return Losses(
+            down.beta * hard + (1 - down.beta) * kl(theirs, mine.detach(), 1.0),
+            down.alpha * own_hard + (1 - down.alpha) * kl(mine, theirs.detach(), 1.0),
+            hard,
+            own_hard,
         )
-        own_grad, _ = own.gradient(
-            lambda: down.alpha * own_hard + (1 - down.alpha) * kl(mine, theirs.detach(), 1.0)
-        )
-        own_loss, seen = own_loss + float(own_hard.detach()) * len(answers), seen + len(answers)
-        return torch.cat([grad, own_grad]), float(hard.detach())
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # of dropout
-        vector, loss = local_sgd(torch.cat([theta, own.vector]), data, gradient, sgd, seed)
-    own.load(vector[len(theta) :])
-    change = vector[: len(theta)].sub_(theta).numpy()
-    return change, loss, own_loss / max(seen, 1)
+    return learn_both(device, own, down.model.vector, data, losses, sgd, seed)

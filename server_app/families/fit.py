@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.models import FlatModel
 from common.tensors import Tensors
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -34,9 +33,13 @@ def rows_of(collected: Mapping[int, Tensors]) -> tuple[Tensor, Tensor]:
 
 
 def batches(count: int, size: int, seed: int) -> Iterator[Tensor]:
-    """Indices of one pass in random order, the last batch perhaps smaller."""
+    """Indices of one pass in random order; one that would be left alone joins the last batch,
+    because BatchNorm cannot train on a single one."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    yield from order.split(size)
+    sizes = [size] * (count // size)
+    if rest := count % size:
+        sizes[-1:] = [sizes[-1] + 1] if rest == 1 and sizes else [*sizes[-1:], rest]
+    yield from order.split(sizes)
 
 
 def descend(
@@ -48,14 +51,23 @@ def descend(
     size: int,
     epochs: int,
     seed: int,
+    by: type[torch.optim.Optimizer] = torch.optim.SGD,
 ) -> float:
-    """SGD of ``loss(indices)`` on the parameters of ``module``; the last pass's mean loss."""
-    flat, mean = FlatModel(module), 0.0
+    """Minimise ``loss(indices)`` over the parameters of ``module``; the last pass's mean loss.
+
+    Parameters
+    ----------
+    count: of what there is to draw indices of, ``size`` a step, each once a pass.
+    by: takes the steps; it begins anew in each call.
+    """
+    steps, mean = by(module.parameters(), lr=rate), 0.0  # type: ignore[call-arg]
     for epoch in range(epochs):
         total = 0.0
         for chosen in batches(count, size, seed + epoch):
-            grad, value = flat.gradient(lambda chosen=chosen: loss(chosen))  # type: ignore[misc]
-            flat.vector.sub_(grad, alpha=rate)
-            total += value * len(chosen)
+            value = loss(chosen)
+            steps.zero_grad()
+            torch.autograd.backward(value)
+            steps.step()
+            total += float(value.detach()) * len(chosen)
         mean = total / count
     return mean

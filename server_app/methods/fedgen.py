@@ -20,7 +20,7 @@ from common.sgd import LocalSgd
 from common.tensors import Tensors
 from server_app.aggregation.expected import Exactly, Expected, Vector
 from server_app.aggregation.replies import EMPTY
-from server_app.families.fit import seeded
+from server_app.families.fit import descend, seeded
 from server_app.families.own_models import OwnModels
 from server_app.method import MethodSettings, Replies, Saved, Setup
 from server_app.seeds import seed_for
@@ -89,7 +89,7 @@ class Server(OwnModels):
 
     def _train(self, round: int, heads: Tensor, counts: Tensor) -> tuple[FeatureGenerator, float]:
         settings, shares = self.settings, counts.sum(0)
-        seed, value = seed_for(self.setup.seed, "generator", round), 0.0
+        seed = seed_for(self.setup.seed, "generator", round)
         net = seeded(
             lambda: FeatureGenerator(
                 settings.noise, self.task.classes, settings.hidden, settings.width
@@ -98,18 +98,19 @@ class Server(OwnModels):
         )
         if self.generator.specs:
             load_state(net, self.generator)
-        adam = torch.optim.Adam(net.parameters(), settings.server_lr)
         dice = torch.Generator().manual_seed(seed)
-        for _ in range(settings.server_steps):
-            labels = torch.multinomial(shares, settings.server_batch, True, generator=dice)
-            noise = torch.randn(len(labels), settings.noise, generator=dice)
+
+        def loss(some: Tensor) -> Tensor:
+            labels = torch.multinomial(shares, len(some), replacement=True, generator=dice)
+            noise = torch.randn(len(some), settings.noise, generator=dice)
             made = net(noise, labels)
-            loss = F.cross_entropy(answer(made, labels, heads, counts), labels)
-            loss = loss + settings.diversity * alike(noise, made)
-            adam.zero_grad()
-            torch.autograd.backward(loss)
-            adam.step()
-            value = float(loss.detach())
+            hard = F.cross_entropy(answer(made, labels, heads, counts), labels)
+            return hard + settings.diversity * alike(noise, made)
+
+        value = descend(
+            net, loss, settings.server_steps * settings.server_batch, rate=settings.server_lr,
+            size=settings.server_batch, epochs=1, seed=seed, by=torch.optim.Adam,
+        )  # fmt: skip
         return net, value
 
 

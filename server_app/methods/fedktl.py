@@ -4,8 +4,8 @@
     E^c <- mean_i F(P_i^c)        x_G^c = G_s(E^c)
 
 P are the clients' prototypes in the space of class vectors, F brings them to the generator's
-latents, and E are the classes' places there, noise of the generator at first. MMD is that of a mean
-of Gaussian kernels (10, 15, 20 and 50 times the variance). Adam begins anew in each round.
+latents, and E are the classes' places there, noise of the generator at first. Adam begins anew in
+each round.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from common.discrepancy import mmd
 from common.errors import SettingsError
 from common.methods.fedktl import Down, Up
 from common.models.state import load_state, state_of
@@ -25,7 +26,7 @@ from common.sgd import LocalSgd
 from common.tensors import Tensors
 from server_app.aggregation.expected import AnyOf, Expected
 from server_app.aggregation.replies import EMPTY
-from server_app.families.fit import batches, rows_of, seeded
+from server_app.families.fit import descend, rows_of, seeded
 from server_app.families.own_models import OwnModels
 from server_app.method import Generator, MethodSettings, Replies, Saved, Setup
 from server_app.seeds import seed_for
@@ -101,34 +102,28 @@ class Server(OwnModels):
         places = torch.from_numpy(np.array(self.places.unpack()["places"]))
         net = self._build()
         load_state(net, self.transformer)
-        metrics = self._fit(net, F.normalize(rows), labels, places, round)
+        rows, count = F.normalize(rows), self.settings.server_batch
+        net.train(len(rows) > 1)  # BatchNorm cannot train on one
+        noise, goals = self.generator.latents(self._noise(round, count)), places[labels]
+
+        def loss(some: Tensor) -> Tensor:
+            made = net(rows[some])
+            return mmd(made, noise) + self.settings.pull * F.mse_loss(made, goals[some])
+
+        value = descend(
+            net, loss, len(rows), rate=self.settings.server_lr, size=count,
+            epochs=self.settings.server_epochs, seed=seed_for(self.setup.seed, "server", round),
+            by=torch.optim.Adam,
+        )  # fmt: skip
         with torch.no_grad():
-            found = net.eval()(F.normalize(rows))
+            found = net.eval()(rows)
         for label in labels.unique():
             places[label] = found[labels == label].mean(0)
         self.transformer = state_of(net)
         self.places = Tensors.pack({"places": places.numpy()})
         images = self.generator.images(places)
         self.pairs = Tensors.pack({"images": images.numpy(), "latents": places.numpy()})
-        return metrics
-
-    def _fit(
-        self, net: nn.Module, rows: Tensor, labels: Tensor, places: Tensor, round: int
-    ) -> dict[str, float]:
-        settings, seed = self.settings, seed_for(self.setup.seed, "server", round)
-        adam = torch.optim.Adam(net.parameters(), settings.server_lr)
-        noise = self.generator.latents(self._noise(round, settings.server_batch))
-        apart, away = torch.zeros(()), torch.zeros(())
-        for epoch in range(settings.server_epochs):
-            for chosen in batches(len(rows), settings.server_batch, seed + epoch):
-                if len(chosen) < 2:  # BatchNorm cannot train on one
-                    continue
-                found = net.train()(rows[chosen])
-                apart, away = mmd(found, noise), F.mse_loss(found, places[labels[chosen]])
-                adam.zero_grad()
-                torch.autograd.backward(apart + settings.pull * away)
-                adam.step()
-        return {"mmd": float(apart.detach()), "server_loss": float(away.detach())}
+        return {"server_loss": value}
 
 
 def class_vectors(classes: int, seed: int) -> np.ndarray:
@@ -138,13 +133,3 @@ def class_vectors(classes: int, seed: int) -> np.ndarray:
     basis, _ = np.linalg.qr(dice.normal(size=(classes, classes)))
     frame = basis @ (np.eye(classes) - 1 / classes)
     return (math.sqrt(classes / (classes - 1)) * frame).astype(np.float32)
-
-
-def mmd(one: Tensor, other: Tensor) -> Tensor:
-    """Squared maximum mean discrepancy of two samples, shapes (n, l) and (m, l)."""
-
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        square = (a.unsqueeze(1) - b.unsqueeze(0)).square().sum(2)
-        return torch.stack([(-0.5 * square / width).exp().mean() for width in (10, 15, 20, 50)])
-
-    return (kernel(one, one) + kernel(other, other) - 2 * kernel(one, other)).mean()
