@@ -88,13 +88,11 @@ def main() -> None:
     found = {method: [run(asked, method, seed) for seed in asked.seeds] for method in asked.methods}
     print_table(found)
     seeds = " ".join(map(str, asked.seeds))
+    command = f"--seeds {seeds} --rounds {asked.rounds} --clients {asked.clients}"
+    if asked.methods != tuple(METHODS):
+        command += f" --methods {' '.join(asked.methods)}"
     print()
-    print(
-        footer(
-            f"python -m benchmarks.heterogeneous --seeds {seeds} --rounds {asked.rounds} "
-            f"--clients {asked.clients}"
-        )
-    )
+    print(footer(f"python -m benchmarks.heterogeneous {command}"))
 
 
 def run(asked: Options, method: str, seed: int) -> Score:

@@ -112,10 +112,10 @@ def learn(
     return loss
 
 
-def clipped(slope: Tensor, most: float) -> Tensor:
+def clipped(grad: Tensor, most: float) -> Tensor:
     """A gradient, shortened to ``most`` where it is longer."""
-    norm = float(slope.norm())
-    return slope.mul_(most / norm) if norm > most else slope
+    norm = float(grad.norm())
+    return grad.mul_(most / norm) if norm > most else grad
 
 
 def entropy(model: FlatModel) -> Objective:
