@@ -20,6 +20,7 @@ from common import enrolment, evaluation, registry
 from common.config import RunSettings, other_sections, read_run_config
 from common.errors import WireError
 from common.release import release
+from common.seeds import for_client
 from common.task import hollow
 from common.wire import pack, unpack
 
@@ -34,6 +35,8 @@ def _answer(
     settings = read_run_config(context.run_config, other_sections(context.run_config))
     down = unpack(contract.Down, message.content)
     device = open_device(context, settings, getattr(down, "token", ""))
+    number = device.clients[0].client  # below zero: its own images, known by the node
+    down = for_client(down, number if number >= 0 else context.node_id)
     if folder := read_node_config(context.node_config).serving:
         keep(folder, device, down, settings, half)
     return Message(pack(handler(down, device)), reply_to=message)

@@ -21,7 +21,6 @@ from common.tensors import Tensors
 from server_app.aggregation.expected import Expected
 from server_app.aggregation.replies import EMPTY, Replies
 from server_app.saved import Saved
-from server_app.seeds import seed_for
 
 WORSE = 3.0
 """Times the loss that the run began with, or 1 nat where it began with less."""
@@ -207,12 +206,14 @@ class Method:
     def broadcast(self, round: int, client: int, **more: Any) -> Any:
         """This round's ``Down`` for one client: by name from ``more``, settings and attributes.
 
+        Its seed is the run's, the same for all; a device makes its own of it (``common/seeds.py``).
+
         Raises
         ------
         RunError: a field of it is in none of them.
         """
         assert self.down is not None
-        values = {"round": round, "seed": seed_for(self.setup.seed, round, client), **more}
+        values = {"round": round, "seed": self.setup.seed, **more}
         for name in (part.name for part in fields(self.down)):
             if name not in values:
                 holder = self.settings if name in type(self.settings).model_fields else self

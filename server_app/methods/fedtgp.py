@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from common.methods.fedtgp import Down, Up
 from common.models.state import load_state, state_of
+from common.seeds import seed_for
 from common.sgd import LocalSgd
 from common.tensors import Tensors
 from server_app.aggregation.expected import AnyOf, Expected
@@ -23,7 +24,6 @@ from server_app.aggregation.replies import EMPTY
 from server_app.families.fit import descend, rows_of, seeded
 from server_app.families.own_models import Equally
 from server_app.method import MethodSettings, Replies, Saved, Setup
-from server_app.seeds import seed_for
 
 
 class Settings(MethodSettings):

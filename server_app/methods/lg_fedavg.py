@@ -5,13 +5,13 @@ from torch import nn
 
 from common.methods.lg_fedavg import Down, Up
 from common.models.state import state_of
+from common.seeds import seed_for
 from common.sgd import LocalSgd
 from common.tensors import Tensors
 from server_app.aggregation.expected import Expected, Vector
 from server_app.families.fit import seeded
 from server_app.families.own_models import OwnModels
 from server_app.method import MethodSettings, Replies, Saved, Setup
-from server_app.seeds import seed_for
 
 
 class Settings(MethodSettings):

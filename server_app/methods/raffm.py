@@ -28,13 +28,13 @@ from common.capacity import Cost, Load, cost, widest
 from common.errors import ModelError
 from common.methods.raffm import BATCH, WIDTHS, Down, Up
 from common.models.widths import Group, Where, arranged, groups_of, part, salience, taken
+from common.seeds import seed_for
 from common.sgd import LocalSgd
 from common.task import hollow
 from common.tensors import Spec, Tensors
 from server_app.aggregation.expected import Expected, Part
 from server_app.families.averaging import Averaging
 from server_app.method import MethodSettings, Replies, Saved, Setup, Source
-from server_app.seeds import seed_for
 
 LATE = 2
 """Times that a device may be late before it gets the next smaller network."""

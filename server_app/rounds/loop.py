@@ -15,6 +15,7 @@ from common.config import RunSettings
 from common.errors import AugFlowerError, DivergedError, RunError
 from common.modelfile import Card, save_model
 from common.newcomer import NEWCOMER, save_newcomer
+from common.seeds import for_client
 from common.tensors import Tensors
 from server_app.aggregation.replies import Replies
 from server_app.clients.messaging import Exchange
@@ -98,7 +99,7 @@ class Rounds:
         if self._method.model is None:
             self._notice("models are the clients' own: no model is written here")
         if self._method.personal:
-            down = self._method.broadcast(last, _NEW)
+            down = for_client(self._method.broadcast(last, _NEW), _NEW)
             save_newcomer(self._folder.path / NEWCOMER, down, self._card)
         self._evaluate()
 

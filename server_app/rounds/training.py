@@ -14,6 +14,7 @@ from flwr.app import Message
 from common import enrolment
 from common.config import RunSettings
 from common.errors import FleetError, RunError
+from common.seeds import seed_for
 from common.tensors import Tensors
 from common.wire import size, tensor_fields
 from server_app.aggregation.replies import Offer, Replies
@@ -29,7 +30,6 @@ from server_app.rounds.safeguard import Safeguard
 from server_app.rounds.timing import Stopwatch
 from server_app.runs.record import by_node
 from server_app.saved import State
-from server_app.seeds import seed_for
 from server_app.validation.errors import Rejected, printable
 from server_app.validation.gate import Candidate, Gate, check_fields
 from server_app.validation.message import Asked, check, read
