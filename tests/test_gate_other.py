@@ -278,7 +278,7 @@ def test_a_node_that_goes_before_it_is_asked_is_missing(timeout: float):
     answers = exchange.ask(1, "evaluate", [3, 5], lambda _: letter)
     if timeout:
         grid.contexts[BAD] = gone  # it is back in time
-    first, second = answers
+    first, second = sorted(answers, key=lambda answer: answer.client_id)
     assert (first.client_id, first.node) == (3, BAD)
     assert (first.reason, first.reply is None) == (
         ("", False) if timeout else ("it has gone", True)

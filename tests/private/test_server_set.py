@@ -78,7 +78,7 @@ def test_a_run_learns_from_unlabelled_images(
     digits = Preprocessing(1, 8, (0.3053,), (0.3759,))
     PretrainedModel("cnn-tiny", module, tuple("0123456789"), digits).save(tmp_path / "pm")
     server = ServerSettings(
-        str(tmp_path / "pm"), str(flat), runs=tmp_path, cache=tmp_path / "cache"
+        str(tmp_path / "pm"), server_data=str(flat), runs=tmp_path, cache=tmp_path / "cache"
     )
     told: list[str] = []
     changes = {"knowledge.labelled": False, "knowledge.kl": 1.0, "rounds": 1}

@@ -61,7 +61,7 @@ def test_what_happened_beside_training_is_marked(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", rounds=6)
     lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
     lines[2]["method"]["fell_back"] = 1.0
-    lines[3] |= {"method": {}, "replies": 0}
+    lines[3] |= {"method": {}, "train": {}, "replies": 0}
     lines[5]["rejected"] = [{"node": "1", "reason": "not finite"}]
     lines[6]["rejected"] = [{"node": "1", "reason": "not finite", "step": "evaluation"}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

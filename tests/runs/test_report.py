@@ -228,7 +228,7 @@ def test_a_run_without_any_round(tmp_path: Path) -> None:
 def test_sections_without_data_do_not_appear(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", targets=0, method="fedavg", private=False)
     page = build(tmp_path, folder)
-    assert sections(page) == ["events", "losses", "traffic", "time", "replies", "settings"]
+    assert sections(page) == ["losses", "traffic", "time", "replies", "settings"]
     assert headline(page) == "40 rounds of training, the trained model was never evaluated"
 
 

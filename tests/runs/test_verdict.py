@@ -127,7 +127,7 @@ def test_what_befell_a_run_is_told(tmp_path: Path) -> None:
     rejected = [{"node": "1", "field": "increment", "reason": "size 3", "step": "training"}]
     lines = [
         evaluated(0, 0.5), trained(1, 0.9), trained(2, 0.9, method={"fell_back": 1.0}),
-        trained(3, 0.9, method={}, replies=0), trained(4, 0.8, rejected=rejected),
+        trained(3, 0.9, method={}, train={}, replies=0), trained(4, 0.8, rejected=rejected),
         evaluated(5, 0.9),
     ]  # fmt: skip
     run = made(tmp_path / "a", *lines, resumed_after=[2, 4])
