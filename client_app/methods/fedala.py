@@ -9,7 +9,6 @@ all others as the global ones. W begins as ones and is kept from round to round.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from client_app.batches import epoch
@@ -26,15 +25,13 @@ def train(down: Down, device: Device) -> Up:
     """Weights, mixture, and ``epochs`` of SGD."""
     device.start(down.buffers)
     device.model.load_tensors(down.model)
-    kept, own_share = remembered(device, "fedala", before=down.round), 0.0
-    more: dict[str, Tensors] = {}
-    if kept is not None and kept["own"].specs == down.model.specs:
-        weights = _mix(down, device, torch.tensor(kept["own"].vector), kept.get("weights"))
-        own_share = float((1 - weights).mean()) if len(weights) else 0.0
-        more = {"weights": Tensors.pack({"weights": weights.numpy()})}
+    kept = remembered(device, "fedala", before=down.round)
+    weights = _mix(down, device, kept) if kept else torch.zeros(0)
+    own_share = float((1 - weights).mean()) if len(weights) else 0.0
     loss = learn(device, device.images, down.sgd, down.seed)
     now, buffers = device.model.parameters, device.model.buffers
-    remember(device, "fedala", down.round, own=now, buffers=buffers, **more)
+    known = Tensors.pack({"weights": weights.numpy()})
+    remember(device, "fedala", down.round, own=now, buffers=buffers, weights=known)
     change = now.with_vector(now.vector - down.model.vector)
     return Up(down.round, device.examples, loss, change, buffers, own_share)
 
@@ -49,28 +46,25 @@ def personal(down: Down, device: Device, data: ClientData, steps: int) -> nn.Mod
     return device.model.module
 
 
-def _mix(down: Down, device: Device, own: Tensor, known: Tensors | None) -> Tensor:
+def _mix(down: Down, device: Device, kept: dict[str, Tensors]) -> Tensor:
     """Put the mixture into the device's network; gives its weights W, shape (top,)."""
     model, part = device.model, Part(device.model.module, down.top)
     if not part.moving:
         return torch.zeros(0)
-    theta, apart = part.take(model.vector).clone(), part.take(own - model.vector).clone()
-    first = known is None or len(known) != len(theta)
-    weights = torch.ones_like(theta) if first else torch.tensor(known.vector)  # type: ignore[union-attr]
+    theta = part.take(model.vector).clone()
+    apart, known = part.take(torch.tensor(kept["own"].vector)) - theta, kept["weights"].vector
+    first = len(known) != len(theta)
+    weights = torch.ones_like(theta) if first else torch.tensor(known)
     generator = torch.Generator().manual_seed(down.seed)
-    images, labels = device.images
-    chosen = torch.randperm(len(labels), generator=generator)
-    chosen = chosen[: max(1, round(down.share * len(labels)))]
-    losses: list[float] = []
+    count = device.examples
+    chosen = torch.randperm(count, generator=generator)[: max(1, round(down.share * count))]
+    images, labels = (values[chosen] for values in device.images)
+    losses, mixed = list[float](), model.vector.clone()
     with part.alone():
         for _ in range(down.first_epochs if first else down.weight_epochs):
-            for inputs, answers in epoch(
-                images[chosen], labels[chosen], down.sgd.batch_size, generator
-            ):
-                part.put(model.vector, theta + apart * (1 - weights))
-                grad, loss = model.gradient(
-                    lambda x=inputs, y=answers: F.cross_entropy(model.module(x), y)  # type: ignore[misc]
-                )
+            for batch in epoch(images, labels, down.sgd.batch_size, generator):
+                part.put(mixed, theta + apart * (1 - weights))
+                grad, loss = device.gradient(mixed, batch)
                 weights = (weights + down.weight_lr * part.take(grad) * apart).clamp_(0, 1)
                 losses.append(loss)
             if first and len(losses) > 10 and torch.tensor(losses[-10:]).std() < down.settled:

@@ -8,113 +8,71 @@ a round is plain FedAvg and tells the mean of f(x) over the images.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from client_app.batches import Batch
 from client_app.device import Device
-from client_app.own_part import one_architecture, remember, remembered
-from client_app.sgd import local_sgd
+from client_app.own_part import Loss, learn, learn_anew, one_architecture, remember, remembered
 from common.data.client import ClientData
-from common.errors import SettingsError
 from common.methods.feddbe import Down, Up
-from common.models import parts
-from common.sgd import LocalSgd
+from common.models import FlatModel, parts
+from common.models.conditional import Shifted
 from common.tensors import Tensors
 
-
-def prepare(device: Device) -> None:
-    """Before the run: a personal bias of the features becomes one of the head.
-
-    Raises
-    ------
-    SettingsError: the head has none, or the device's own model is to be another.
-    """
-    one_architecture(device)
-    if parts.head(device.model.module).bias is None:
-        raise SettingsError(f"{device.task.architecture}: feddbe needs a head with a bias")
+prepare = one_architecture
 
 
 def train(down: Down, device: Device) -> Up:
     """SGD on the network and on z_i, side by side."""
-    kept = remembered(device, "feddbe", before=down.round)
-    shift = torch.tensor(kept["own"].vector) if kept else _zero(device)
-    theta = torch.tensor(down.model.vector)
-    device.start(down.buffers)
+    model = Shifted(device.task.build())
+    whole = _open(down, model, remembered(device, "feddbe", before=down.round))
+    only = None if len(down.consensus) else [n for n, _ in model.named_parameters() if n != "bias"]
     means: list[tuple[int, Tensor]] = []
-    images = device.images
-    vector, shift, loss = _learn(down, device, theta, shift, images, means, down.seed)
-    buffers, features = device.model.buffers, None
+    minimised = _loss(down, model, means)
+    loss = learn(device, device.images, down.sgd, down.seed, only, whole, minimised)
+    own, nothing = whole.parameters.only({"bias"}), Tensors((), {})
+    remember(device, "feddbe", down.round, own=own, buffers=nothing)
+    after, features = FlatModel(model.network), None
     if not len(down.consensus):
-        count = sum(n for n, _ in means)
-        mean = torch.stack([n / count * mean for n, mean in means]).sum(0)
-        features = Tensors.pack({"features": mean.numpy()})
-    own = Tensors.pack({"bias": shift.numpy()})
-    remember(device, "feddbe", down.round, own=own, buffers=Tensors((), {}))
-    change = down.model.with_vector(vector.sub_(theta).numpy())
-    return Up(down.round, device.examples, loss, change, buffers, features)
+        counts, rows = torch.tensor([n for n, _ in means]), torch.stack([mean for _, mean in means])
+        features = Tensors.pack({"features": (counts / counts.sum() @ rows).numpy()})
+    change = down.model.with_vector(after.vector.numpy() - down.model.vector)
+    return Up(down.round, device.examples, loss, change, after.buffers, features)
 
 
 def personal(down: Down, device: Device, data: ClientData, steps: int) -> nn.Module:
     """The network with z_i in the bias of its head; a new client learns z_i, ``steps`` passes."""
-    kept = remembered(device, "feddbe")
-    theta = torch.tensor(down.model.vector)
-    shift = torch.tensor(kept["own"].vector) if kept else _zero(device)
+    kept, model = remembered(device, "feddbe"), Shifted(device.task.build())
+    whole = _open(down, model, kept)
     if kept is None and steps:
-        device.start(down.buffers)
-        support = (data.support_images, data.support_labels)
-        alone = down.sgd.model_copy(update={"epochs": steps})
-        _, shift, _ = _learn(down, device, theta, shift, support, [], data.client + 1, alone)
-    model, head = device.model, parts.head(device.model.module)
-    model.load(theta)
-    model.load_buffers(down.buffers)
+        learn_anew(device, data, down.sgd, steps, ["bias"], whole)
+    head = parts.head(model.network)
     with torch.no_grad():
-        head.bias.add_(head.weight @ shift)  # h(f + z) = W f + (W z + b)
-    return model.module
+        shift = head.weight @ model.bias  # h(f + z) = W f + (W z + b)
+        head.bias = nn.Parameter(shift if head.bias is None else head.bias + shift)
+    return model.network
 
 
-def _learn(
-    down: Down,
-    device: Device,
-    theta: Tensor,
-    shift: Tensor,
-    data: Batch,
-    means: list[tuple[int, Tensor]],
-    seed: int,
-    alone: LocalSgd | None = None,
-) -> tuple[Tensor, Tensor, float]:
-    """Network, z_i and loss after training; ``alone`` is how z_i is trained with nothing else."""
-    warm, d = not len(down.consensus), len(theta)
-    zbar = torch.tensor(down.consensus.vector)
-    running = torch.zeros_like(shift)
+def _open(down: Down, model: Shifted, kept: dict[str, Tensors] | None) -> FlatModel:
+    network = FlatModel(model.network)
+    network.load_tensors(down.model)
+    network.load_buffers(down.buffers)
+    if kept is not None:
+        model.bias.data.copy_(torch.tensor(kept["own"].vector))
+    return FlatModel(model)
 
-    def gradient(vector: Tensor, batch: Batch) -> tuple[Tensor, float]:
+
+def _loss(down: Down, model: Shifted, means: list[tuple[int, Tensor]]) -> Loss:
+    zbar, running = torch.tensor(down.consensus.vector), torch.zeros_like(model.bias)
+
+    def minimised(images: Tensor, labels: Tensor) -> Tensor:
         nonlocal running
-        images, labels = batch
-        bias, hard = vector[d:].clone().requires_grad_(), [0.0]
+        features = model.features(images)
+        means.append((len(labels), features.detach().mean(0)))
+        entropy = nn.functional.cross_entropy(model.logits(features), labels)
+        if not len(zbar):
+            return entropy
+        mean = (1 - down.momentum) * running + down.momentum * features.mean(0)
+        running = mean.detach()
+        return entropy + down.kappa * 0.5 * (mean - zbar).square().mean()
 
-        def loss() -> Tensor:
-            nonlocal running
-            body, head = parts.split(device.model.module)
-            z = body(images)
-            entropy = F.cross_entropy(head(z if warm else z + bias), labels)
-            hard[0] = float(entropy.detach())
-            means.append((len(labels), z.detach().mean(0)))
-            if warm:
-                return entropy
-            mean = (1 - down.momentum) * running + down.momentum * z.mean(0)
-            running = mean.detach()
-            return entropy + down.kappa * 0.5 * (mean - zbar).square().mean()
-
-        device.model.load(vector[:d])
-        grad, _ = device.model.gradient(loss)
-        own = torch.zeros_like(bias) if bias.grad is None else bias.grad
-        return torch.cat([torch.zeros_like(grad) if alone else grad, own]), hard[0]
-
-    start, sgd = torch.cat([theta, shift]), alone or down.sgd
-    vector, loss = local_sgd(start, data, gradient, sgd, seed)
-    return vector[:d], vector[d:].clone(), loss
-
-
-def _zero(device: Device) -> Tensor:
-    return torch.zeros(parts.feature_size(device.model.module))
+    return minimised

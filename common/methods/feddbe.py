@@ -21,7 +21,7 @@ class Down(Work):
 
 @dataclass(frozen=True)
 class Up(Result):
-    """One client's result; the loss is the cross-entropy."""
+    """One client's result; the loss is all that is minimised."""
 
     change: Tensors  # theta_i - theta^t, shape (d,)
     buffers: Tensors  # after training

@@ -69,6 +69,29 @@ class Guided(nn.Module):
         return logits
 
 
+class Shifted(nn.Module):
+    """FedDBE's network (arXiv 2311.14975): head(body(x) + bias), the bias being a client's own."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.bias = nn.Parameter(torch.zeros(parts.feature_size(network)))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Of the body, without the bias, shape (n, K)."""
+        found: Tensor = parts.split(self.network)[0](images)
+        return found
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Shape (n, C)."""
+        logits: Tensor = parts.head(self.network)(features + self.bias)
+        return logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, shape (n, C)."""
+        return self.logits(self.features(images))
+
+
 class Policy(nn.Module):
     """FedCP's conditional policy network: how much of each feature is personal."""
 

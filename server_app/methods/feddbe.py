@@ -36,15 +36,12 @@ class Server(Averaging):
     def __init__(self, settings: Settings, setup: Setup) -> None:
         super().__init__(settings, setup)
         assert setup.task is not None
-        self._width = feature_size(setup.task.build())
-        self.consensus = EMPTY
+        self._width, self.consensus = feature_size(setup.task.build()), EMPTY
 
     def expects(self, client: int) -> Expected:
         """The mean of features besides, once."""
-        return {
-            **super().expects(client),
-            "features": Exactly((("features", (self._width,), "float32"),)),
-        }
+        features = Exactly((("features", (self._width,), "float32"),))
+        return {**super().expects(client), "features": features}
 
     def step(self, round: int, replies: Replies) -> dict[str, float]:
         """Average."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,13 @@ import torch
 import torch.nn.functional as F
 
 from client_app.methods import feddbe
-from common.errors import SettingsError
-from common.models import FlatModel, parts
+from common.models import FlatModel, parts, register
 from common.tensors import Tensors
 from server_app.methods import feddbe as half
 from tests.personal import TASK, answers, device, fedavg, run, server
 
 STEP = {"sgd": {"lr": 0.1, "batch-size": 0, "epochs": 1}}
+REGISTERED = "cnn-without-bias"
 STILL = {"sgd": {"lr": 1e-12, "batch-size": 0, "epochs": 1}}
 
 
@@ -93,8 +94,20 @@ def test_a_new_client_learns_a_bias_on_a_fixed_network():
     assert changed == {name for name in parts.head_names(module) if name.endswith("bias")}
 
 
-def test_a_head_without_bias_is_refused():
-    one = device()
-    parts.head(one.model.module).bias = None
-    with pytest.raises(SettingsError, match="needs a head with a bias"):
-        feddbe.prepare(one)
+def test_a_head_without_bias_gets_one():
+    found, devices = run(half, feddbe.train, {}, range(1, 3))
+    one, down = devices[0], found.broadcast(3, 0)
+    with_bias = answers(feddbe.personal(down, one, one.client, 0), one)
+    name = next(name for name in parts.head_names(TASK.build()) if name.endswith("bias"))
+    bias = found.model.unpack()[name]
+
+    def build(*_: Any) -> Any:
+        network = TASK.build()
+        parts.head(network).bias = None
+        return network
+
+    one.task = replace(TASK, architecture=REGISTERED)
+    register(REGISTERED, build)
+    bare = replace(down, model=down.model.without({name}))
+    without = answers(feddbe.personal(bare, one, one.client, 0), one)
+    np.testing.assert_allclose(without, with_bias - bias, rtol=1e-4, atol=1e-5)
