@@ -34,11 +34,9 @@ class Guided(nn.Module):
     Attributes
     ----------
     classes: embeddings e_c that all share, shape (C, K).
-    shares: of a client's images by class, shape (C,), no part of what is sent.
+    shares: of a client's images by class, shape (C,); no buffer, for those travel.
+    fixed: the embeddings that contexts are made of, shape (C, K).
     """
-
-    shares: Tensor
-    fixed: Tensor
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -46,9 +44,7 @@ class Guided(nn.Module):
         self.network = network
         self.classes = nn.Parameter(torch.randn(head.out_features, head.in_features))
         self.valve = Valve(head.in_features)
-        count = head.out_features
-        self.register_buffer("shares", torch.full((count,), 1 / count), persistent=False)
-        self.register_buffer("fixed", self.classes.detach().clone(), persistent=False)
+        self.hold(torch.full((head.out_features,), 1 / head.out_features))
 
     def hold(self, shares: Tensor) -> None:
         """Contexts are made of the embeddings as they are now, and of these shares of classes."""

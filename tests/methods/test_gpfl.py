@@ -65,6 +65,7 @@ def test_one_step_by_autograd(magnitude: float, decay: float):
     assert up.loss == pytest.approx(loss.item(), rel=1e-4)
     change = up.change.unpack()
     assert change.keys() == w.keys() - HEAD
+    assert up.buffers.specs == (), "the client's classes are nobody else's business"
     for name, moved in change.items():
         np.testing.assert_allclose(moved, -0.1 * slopes[name].numpy(), atol=2e-5, err_msg=name)
     kept = one.memory.read("gpfl")[0]["own"].unpack()  # type: ignore[index]
