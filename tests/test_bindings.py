@@ -289,3 +289,19 @@ def test_where_data_are_partitioned_a_source_is_known_by_its_client():
     nodes = on_demand(plan, {name: {"clients": [3, 4]} for name in "abc"})
     assert nodes.expected == {2: FIRST_NODE}
     assert nodes.at(2) == FIRST_NODE
+
+
+def test_a_superlink_that_answers_slowly_is_asked_less_often():
+    grid = Named({"pi": OF_ITS_OWN})
+    looks, get_nodes = [], grid.get_nodes
+
+    def slow() -> list[NodeInfo]:
+        looks.append(time.monotonic())
+        time.sleep(0.1)
+        return get_nodes()
+
+    grid.get_nodes = slow  # type: ignore[method-assign]
+    nodes = Nodes(grid, MINE, lambda _: None, Status(), 60.0)
+    with pytest.raises(FleetError, match="only 1 of 2"):
+        nodes.wait_for(2, 1.2)
+    assert len(looks) <= 4, "it would have time for six"

@@ -27,6 +27,9 @@ Notice = Callable[[str], None]
 LOOK = 2.0
 """Seconds between two looks at who is online while a reply is awaited."""
 
+REST = 20.0
+"""Times as long as such a look took, until the next one: with many nodes it is long."""
+
 RETURNED = 0.5
 """The same, while a client that failed may come back."""
 
@@ -206,10 +209,11 @@ class Exchange:
                     del asked.open[answer.client_id]
                     self._status.await_node(None)
                     yield answer
-            if time.monotonic() >= look:
+            if (begun := time.monotonic()) >= look:
                 self._nodes.discover()
                 self._tell(asked)
-                look = time.monotonic() + (RETURNED if asked.lost else LOOK)
+                took = time.monotonic() - begun
+                look = begun + took + max(RETURNED if asked.lost else LOOK, REST * took)
             self._ask_again(asked)
             if asked.open and not came:
                 time.sleep(min(pause, max(0.0, asked.deadline - time.monotonic())))

@@ -32,6 +32,9 @@ LOOK = 2.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.25
 """Seconds between two looks at what has come."""
 
+REST = 4.0
+"""Times as long as a look took, until the next one while a run waits for nodes."""
+
 RETRY_AFTER = 15.0
 """Seconds before a node that failed to introduce itself is asked again."""
 
@@ -157,7 +160,9 @@ class Nodes:
             self._notice(line)
         end, told = time.monotonic() + seconds, ""
         while True:
+            begun = time.monotonic()
             self.discover()
+            took = time.monotonic() - begun
             present = len(self.enrolled.keys() & self.online.keys()) + len(self.expected)
             missing = self._missing()
             late = time.monotonic() > end
@@ -177,7 +182,8 @@ class Nodes:
             if (said := f"waiting for nodes: {present} of {wanted} are ready{whom}") != told:
                 self._notice(said)
                 told = said
-            time.sleep(0.1)
+            # The SuperLink has to answer the nodes as well, and with many of them a look is long.
+            time.sleep(max(0.1, REST * took))
 
     def discover(self) -> None:
         """Ask new nodes to introduce themselves, and take in those that have; waits for nobody."""
