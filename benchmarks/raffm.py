@@ -1,6 +1,7 @@
 """What slices are worth: accuracy over bytes and memory of mixed devices, served at each width.
 
     python -m benchmarks.raffm [--seeds 3] [--rounds 40] [--model cnn-small] [--only ...]
+    python -m benchmarks.raffm --costs
 
 Of ten devices two can train the whole network, three half of its width and five a quarter. They
 are assigned Fashion-MNIST by a Dirichlet distribution; the model is evaluated without adaptation on
@@ -62,6 +63,13 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
+COUNTED = [
+    ("cnn-small", 1, 28), ("resnet18", 3, 32), ("timm:vit_tiny_patch16_224/4", 1, 28),
+    ("timm:vit_base_patch16_224", 3, 224), ("open_clip:ViT-B-32", 3, 224),
+]  # fmt: skip
+"""Models, channels and pixels whose costs are counted."""
+
+
 def main() -> None:
     """Run what is missing and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -70,8 +78,12 @@ def main() -> None:
     parser.add_argument("--model", default="cnn-small")
     parser.add_argument("--only", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--folder", type=Path, default=Path("runs/raffm"))
+    parser.add_argument("--costs", action="store_true", help="count what widths cost; no run")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.costs:
+        print(f"{costs()}\n\n{footer('python -m benchmarks.raffm --costs')}")
+        return
     for seed in range(options.seeds):
         for arm in options.only:
             found = measured(options.folder, arm, options.model, options.rounds, seed)
@@ -79,6 +91,23 @@ def main() -> None:
     print(table(options.folder, options.only, options.model, options.rounds, options.seeds))
     command = f"--seeds {options.seeds} --rounds {options.rounds} --model {options.model}"
     print(f"\n{footer(f'python -m benchmarks.raffm {command}')}")
+
+
+def costs() -> str:
+    """What a device sends, holds and computes at each width: counted, not run."""
+    lines = [
+        "| model | images | width | parameters | MB each way | memory, MB | GFLOP an image |",
+        "| --- " * 7 + "|",
+    ]
+    for name, channels, size in COUNTED:
+        for width in WIDTHS:
+            one = cost(Task(name, 10, channels, size), width)
+            memory = one.memory(LOCAL["raffm.sgd.batch-size"]) / 1e6
+            lines.append(
+                f"| {name} | {channels} x {size} x {size} | {width:g} | {one.parameters:,} "
+                f"| {4e-6 * one.parameters:.2f} | {memory:.1f} | {1e-9 * one.operations:.4f} |"
+            )
+    return "\n".join(lines)
 
 
 def table(folder: Path, arms: list[str], model: str, rounds: int, seeds: int) -> str:

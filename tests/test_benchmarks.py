@@ -63,3 +63,11 @@ def test_raffm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     up = [run["curve"][-1][0] for run in runs]
     assert up == [40 * sizes[0], 40 * sizes[2], 8 * sizes[0],
                   8 * sizes[0] + 12 * sizes[1] + 20 * sizes[2]]  # fmt: skip
+
+
+def test_costs_of_widths(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(raffm, "COUNTED", [("cnn-tiny", 1, 8)])
+    whole, half, quarter = raffm.costs().splitlines()[2:]
+    assert "| 1 | 6,090 |" in whole
+    assert "| 0.5 | 1,898 |" in half
+    assert "| 0.25 | 666 |" in quarter

@@ -6,8 +6,8 @@ Entry by entry the changes are averaged over those whose slice has it, and what 
     theta_j <- theta_j + sum_{i has j} n_i delta_ij / sum_{i has j} n_i
 
 The released program averages zero-padded weights over all instead, and what few devices hold
-shrinks. Behind the step, and nowhere else, heads and channels are sorted by salience, so that the
-first are the most salient again and model and order are one.
+shrinks. At the start and behind each step, and nowhere else, heads and channels are sorted by
+salience, so that the first are the most salient again and model and order are one.
 
 With ``order="none"`` and ``draw="own"`` it is width by prefix, as HeteroFL (arXiv 2010.01264) has
 it but for its scaling of activations; with ``dropout`` ordered dropout, as FjORD
