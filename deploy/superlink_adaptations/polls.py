@@ -7,8 +7,9 @@ ask every 3 s whatever happens: 2,000 idle ones take all of a SuperLink. What ch
   SuperLink began, makes the next looks real ones until it is delivered.
 - An answer without a message says how long to rest (in the field ``reconnect``, which is Flower's
   own and unused there; milliseconds): a tenth of the time since anybody was last sent something, up
-  to half a minute, never beyond the time at which the next round is expected, and so long that all
-  devices together ask no more than 400 times a second. ``deploy/fleet_calls.py`` reads it.
+  to 3 s, or in large fleets so long that all together ask 67 times a second, which is half a minute
+  for 2,000; never beyond the time at which the next round is expected; and never so short that they
+  ask more than 400 times a second. ``deploy/fleet_calls.py`` reads it.
 
 A round therefore begins for each device at most a tenth later than it could, in fleets of a size
 for which 400 calls a second are enough to say so.
@@ -26,10 +27,11 @@ from deploy.adaptation import Adaptation
 
 RATE = 400.0
 """Looks for messages a second, of all devices together; 0.2 s of CPU."""
+IDLE_RATE = 67.0
+"""The same, where nothing is to do."""
 SHARE = 0.1
-SHORTEST = 0.05
-LONGEST = 30.0
-"""Seconds."""
+SHORTEST, PROMPT, LONGEST = 0.05, 3.0, 30.0
+"""Seconds: at least, and at most, in a fleet of a few devices and in one of 2,000."""
 
 FINGERPRINTS = {
     "PullMessages": "2a11e6bcee94d7f185d5423bb57a8bd9231744ad1ee1fca60365f840de571b58",
@@ -116,8 +118,9 @@ class Pace:
             if self._every is not None:
                 expected = self._round + self._every - now
                 wait = min(wait, expected if expected > 0 else -SHARE * expected)
-            floor = max(SHORTEST, len(self._seen) / RATE)
-            return max(floor, min(wait, LONGEST))
+            shortest = max(SHORTEST, len(self._seen) / RATE)
+            longest = min(LONGEST, max(PROMPT, len(self._seen) / IDLE_RATE))
+            return max(shortest, min(wait, longest))
 
 
 def _functions() -> dict[str, Any]:
