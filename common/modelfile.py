@@ -69,8 +69,8 @@ def named(module: nn.Module, card: Card) -> tuple[Tensors, Tensors]:
     )
     if shapes != known:
         raise ModelError(
-            f"a model of {card.method} is no {card.architecture} alone, and can be exported to "
-            "onnx and torchscript only"
+            f"a model of {card.method} is no {card.architecture} alone, and can be written as ONNX "
+            "and TorchScript only: name a file that ends in .onnx or .pt"
         )
     model = FlatModel(module)
     return model.parameters, model.buffers

@@ -15,7 +15,9 @@ from common.config import DataSettings, parse
 from common.data.client import ClientData, client_data
 from common.data.folder import load_folder_split
 from common.errors import ModelError
-from common.modelfile import Card, load_model, named, save_model
+from common.files import write_atomic
+from common.modelfile import Card, load_model
+from deploy.export import format_of, written
 from deploy.model_file import model_file, newcomer
 
 
@@ -54,6 +56,7 @@ def adapt_model(
     model_path: a model file, or the folder of a run, whose last model is meant; where its clients
         have models of their own, the device gets one in the way of the run's method.
     folder: one subfolder of images for each class; not every class has to be there.
+    out: a file of AugFlower's own, or of ONNX or TorchScript if it ends in .onnx or .pt.
     steps, alpha: of gradient descent on the support images; by default what the model's card says.
         A model of one's own is made in ``steps``, and has no alpha.
     support_fraction: share of the images to adapt on.
@@ -88,7 +91,8 @@ def adapt_model(
             f"{model_path} diverges on {folder} with alpha={alpha:g}, steps={steps}: its answers "
             f"are no longer finite; take a smaller alpha (its card says {card.alpha:g})"
         )
-    save_model(out, model.parameters.with_vector(vector.numpy()), model.buffers, card)
+    model.load(vector)
+    write_atomic(out, written(model.module, card, format_of(out)))
     return _adapted(data, before, after, out)
 
 
@@ -107,7 +111,8 @@ def _own(
     evaluated = evaluate_personal(half.personal, down, device, steps)
     if not math.isfinite(evaluated.loss_after[0]):
         raise ModelError(f"the model diverges in {steps} steps of {card.method}; take fewer")
-    save_model(out, *named(half.personal(down, device, data, steps), card), card)
+    module = half.personal(down, device, data, steps)
+    write_atomic(out, written(module, card, format_of(out)))
     return _adapted(data, evaluated.correct_before[0], evaluated.correct_after[0], out)
 
 

@@ -76,7 +76,7 @@ def export_model(
             f"{target} is {'a folder' if target.is_dir() else 'no name for ' + kind}: name a file "
             f"that ends in {SUFFIX[kind]}"
         )
-    content = _written(module, card, kind)
+    content = written(module, card, kind)
     try:
         write_atomic(target, content)
     except OSError as error:
@@ -107,7 +107,18 @@ def _own_model(device: Path, run: Path | None) -> tuple[nn.Module, Card]:
     return own_model(device, found[0])
 
 
-def _written(module: nn.Module, card: Card, kind: Format) -> bytes:
+def format_of(path: Path) -> Format:
+    """The format that a file's ending means; AugFlower's own where it means none."""
+    return next((kind for kind in SUFFIX if SUFFIX[kind] == path.suffix.lower()), "safetensors")
+
+
+def written(module: nn.Module, card: Card, kind: Format) -> bytes:
+    """The content of a file of this format.
+
+    Raises
+    ------
+    ModelError: AugFlower's own does not hold such a network, or what writes it is not installed.
+    """
     if kind == "safetensors":
         return model_bytes(*named(module, card), card)
     return onnx_bytes(module, card) if kind == "onnx" else _torchscript(module, card)

@@ -21,6 +21,7 @@ from common.modelfile import load_model
 from deploy.adapt import adapt_model
 from deploy.cli import app
 from deploy.export import export_model
+from deploy.predict import predict
 from deploy.run_config import default_config
 from deploy.simulate import node_configs
 from server_app.app import read_settings
@@ -148,3 +149,21 @@ def test_a_newcomers_file_that_is_damaged_is_named(trained: Any, tmp_path: Path)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ModelError, match=r"newcomer\.safetensors is damaged"):
         adapt_model(trained[0], tmp_path, tmp_path / "out.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".onnx"])
+def test_a_new_device_gets_a_model_that_is_no_architecture_alone(
+    small_run: Run, tmp_path: Path, suffix: str
+):
+    """FedProto's features have a width of their own, so that its models cannot be built by name."""
+    settings = {"data.sources": 2, "data.targets": 0, "data.test-fraction": 0.25, "rounds": 1,
+                "evaluation.who": "sources", "run-name": "own"}  # fmt: skip
+    run, images, out = small_run("fedproto", settings), tmp_path / "images", tmp_path / f"m{suffix}"
+    write_digits(images, 12)
+    with pytest.raises(ModelError, match=r"name a file that ends in \.onnx or \.pt"):
+        adapt_model(run, images, tmp_path / "m.safetensors")
+    done = adapt_model(run, images, out, steps=5)
+    said = [one.label for one in predict(out, [images])]
+    assert done.path == out
+    assert len(said) > 12
+    assert set(said) <= {str(digit) for digit in range(10)}
