@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from common.errors import AugFlowerError, RunError
+from common.errors import AugFlowerError, RunError, SettingsError
 from deploy.connection import Certificates, Insecure, Kit, SuperLink, connected
 from deploy.doctor.commands import doctor
 from deploy.follow import follow
@@ -301,12 +301,34 @@ def export(
         Path | None,
         typer.Option(metavar="FOLDER", help="A device's memory of one run: its own model."),
     ] = None,
+    quantize: Annotated[str, typer.Option(help="int8: ONNX of eight bits as well.")] = "",
+    images: Annotated[
+        Path | None, typer.Option(help="For it: the device's labelled images.")
+    ] = None,
+    most_lost: Annotated[
+        float, typer.Option(min=0, max=1, help="Accuracy that eight bits may cost, of 1.")
+    ] = 0.01,
     width: Annotated[float, typer.Option(help="Share of the network to keep, such as 0.5.")] = 1.0,
 ) -> None:
     """Write a model with its preprocessing and class names for other runtimes."""
     from deploy.export import export_model
 
-    say(f"wrote {export_model(source, format, out, from_device, width)}")
+    if not quantize:
+        say(f"wrote {export_model(source, format, out, from_device, width)}")
+        return
+    if quantize != "int8" or format != "onnx" or images is None:
+        raise SettingsError("--quantize int8 is for ONNX, and needs --images FOLDER to calibrate")
+    from deploy.quantize import quantize as to_int8
+
+    with tempfile.TemporaryDirectory() as folder:
+        whole = export_model(source, format, Path(folder, "model.onnx"), from_device, width)
+        found = to_int8(whole, images, out or Path("model.int8.onnx"), most_lost)
+    for name, figures in (("before", found.before), ("after", found.after)):
+        say(
+            f"{name}: {figures.bytes / 1e6:.2f} MB, {figures.milliseconds:.2f} ms an image, "
+            f"{100 * figures.accuracy:.1f} % of {found.images} images"
+        )
+    say(f"wrote {found.path}")
 
 
 @app.command()
@@ -352,6 +374,18 @@ def serve(context: typer.Context) -> None:
     """Have the newest model of a run answer on this device."""
     # A process of its own, which has no Flower and no torch in memory.
     os.execv(sys.executable, [sys.executable, "-m", "deploy.serving", *context.args])
+
+
+@app.command()
+def label(
+    folder: Annotated[Path, typer.Argument(help="Images that augflower serve has put aside.")],
+    into: Annotated[Path, typer.Option(help="The device's own images, one subfolder a class.")],
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT")] = "127.0.0.1:8071",
+) -> None:
+    """Sort images that the model was unsure of into classes, on a page of this machine."""
+    from deploy.serving.label import label as show_page
+
+    show_page(folder, into, listen)
 
 
 @app.command(

@@ -22,6 +22,11 @@ from deploy.provision.settings import FleetNode
 from deploy.provision.store import PROGRAM, SECRET, Kit, KitFile
 from deploy.provision.templates import fill, install_script, unit
 
+_SHARED = (
+    "image", "platform", "user", "environment", "restart", "cap_drop", "security_opt"
+)  # fmt: skip
+"""Of a node's container, what the one that serves has as well."""
+
 
 def superlink_address(registry: Registry, node: FleetNode) -> str:
     """Where a node finds the server."""
@@ -39,6 +44,22 @@ def node_command(name: str, registry: Registry) -> list[str]:
         "--port": str(node.port),
     }
     return ["augflower", "node", *(part for option in options.items() for part in option)]
+
+
+def serve_command(name: str, node: FleetNode) -> list[str]:
+    """The command that has the node's newest model answer on the device."""
+    aside = ["--put-aside", aside_folder(name)] if node.put_aside else []
+    return ["augflower", "serve", state_folder(name), "--listen", served_at(node), *aside]
+
+
+def served_at(node: FleetNode) -> str:
+    """Where the model at work answers."""
+    return f"127.0.0.1:{node.serve_port}"
+
+
+def aside_folder(name: str) -> str:
+    """Where images that the model was unsure of wait for a label."""
+    return f"{state_folder(name)}/unsure"
 
 
 def node_kit(name: str, registry: Registry, key: bytes, ca: bytes) -> Kit:
@@ -70,6 +91,7 @@ def node_kit(name: str, registry: Registry, key: bytes, ca: bytes) -> Kit:
         state=state_folder(name),
         note=hardware.note,
         teacher=_about_teacher(name, node),
+        serve=_about_serving(name, node),
     )
     settings = node.config(state_folder=state_folder(name), threads=hardware.threads)
     texts = {
@@ -85,10 +107,19 @@ def node_kit(name: str, registry: Registry, key: bytes, ca: bytes) -> Kit:
         "compose.yaml": _compose(name, node, command, variables),
         "README.md": readme,
     }
+    units = [service]
+    if node.serve:
+        units.append(serving_service(name))
+        texts[units[-1]] = unit(
+            description=f"Model at work on node {name} of {registry.name}",
+            name=name,
+            command=serve_command(name, node),
+            variables=variables,
+        )
     files = {path: KitFile(text.encode()) for path, text in texts.items()}
     configuration = ["ca.crt", "node.key", "node.toml", "kit.toml"]
     needed = [path for path in (node.data_folder, node.teachers) if path]
-    script = install_script(name, units=[service], files=configuration, needed=needed)
+    script = install_script(name, units=units, files=configuration, needed=needed)
     return files | {
         "node.key": KitFile(key, SECRET),
         # To those who know it, Flower's SuperLink believes that the node is online.
@@ -128,9 +159,27 @@ def _about_teacher(name: str, node: FleetNode) -> str:
     )
 
 
+def serving_service(name: str) -> str:
+    """Name of the unit that serves."""
+    return f"augflower-{name}-serve.service"
+
+
+def _about_serving(name: str, node: FleetNode) -> str:
+    if not node.serve:
+        return ""
+    return fill(
+        "serve.md",
+        service=serving_service(name),
+        listen=served_at(node),
+        aside=aside_folder(name),
+        install=INSTALL,
+    )
+
+
 def _compose(name: str, node: FleetNode, command: list[str], variables: dict[str, str]) -> str:
     hardware = HARDWARE[node.hardware]
     alive = ["CMD", "python3", "-IS", "/opt/augflower/healthy.py", f"127.0.0.1:{node.port}/health"]
+    health = {"interval": "30s", "timeout": "30s", "start_period": "120s"}
     places = [teachers_mount(name, node.teachers)] if node.teachers else []
     places = [node.data_folder, *places] if node.data_folder else places
     service = {
@@ -148,12 +197,17 @@ def _compose(name: str, node: FleetNode, command: list[str], variables: dict[str
         "restart": "unless-stopped",
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
-        "healthcheck": {
-            "test": alive,
-            "interval": "30s",
-            "timeout": "30s",
-            "start_period": "120s",
-        },
+        "healthcheck": {"test": alive, **health},
     }
-    content = {"services": {name: service}, "volumes": {f"{name}-state": {}}}
+    services = {name: service}
+    if node.serve:
+        look = ["CMD", "python3", "-IS", "/opt/augflower/healthy.py", f"{served_at(node)}/healthz"]
+        services[f"{name}-serve"] = {
+            **{key: service[key] for key in _SHARED},
+            "command": serve_command(name, node),
+            "network_mode": "host",  # its port is the device's own loopback
+            "volumes": [f"{name}-state:{STATE}"],
+            "healthcheck": {**health, "test": look},
+        }
+    content = {"services": services, "volumes": {f"{name}-state": {}}}
     return yaml.safe_dump(content, sort_keys=False)

@@ -74,6 +74,9 @@ class FleetNode(NodeSettings):
     )
     port: Port = Field(9094, description="Loopback port of the node's own runtime API.")
 
+    serve_port: Port = Field(8070, description="Loopback port of the model at work, with serve.")
+    put_aside: bool = Field(False, description="Keep images that the served model is unsure of.")
+
     @model_validator(mode="after")
     def _on_the_device(self) -> Self:
         for name, path in (("data-folder", self.data_folder), ("teachers", self.teachers)):

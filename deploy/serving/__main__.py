@@ -14,7 +14,7 @@ from common.errors import AugFlowerError, SettingsError
 from common.serving import FOLDER, MODEL
 from deploy.serving.aside import Aside
 from deploy.serving.keeper import Serving
-from deploy.serving.pages import HOSTS, make_app
+from deploy.serving.pages import loopback, make_app
 
 
 def places(source: Path, state: Path | None) -> tuple[Path, Path]:
@@ -33,23 +33,6 @@ def places(source: Path, state: Path | None) -> tuple[Path, Path]:
     if source.is_dir() or not source.suffix:
         return source / FOLDER / MODEL, state or source / FOLDER
     raise SettingsError(f"{source}: name a device's state folder, or a .safetensors or .onnx")
-
-
-def loopback(address: str) -> tuple[str, int]:
-    """Host and port of ``HOST:PORT``.
-
-    Raises
-    ------
-    SettingsError: it is no address of this machine alone.
-    """
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    if host not in HOSTS or not port.isdecimal() or not 0 <= int(port) < 1 << 16:
-        raise SettingsError(
-            f"--listen {address}: give 127.0.0.1:PORT; for other machines, put a proxy with TLS "
-            "and passwords before it"
-        )
-    return host, int(port)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

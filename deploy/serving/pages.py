@@ -27,7 +27,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from common.errors import DataError, ModelError
+from common.errors import DataError, ModelError, SettingsError
 from deploy.serving.aside import Aside
 from deploy.serving.keeper import Serving
 from deploy.serving.seen import ALARM
@@ -36,6 +36,23 @@ LARGEST = 32 * 1024 * 1024  # bytes of a request
 MOST = 256  # images in one
 HOSTS = ["127.0.0.1", "localhost"]
 """Names of this machine; else any website could have its own name point here."""
+
+
+def loopback(address: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT``.
+
+    Raises
+    ------
+    SettingsError: it is no address of this machine alone.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if host not in HOSTS or not port.isdecimal() or not 0 <= int(port) < 1 << 16:
+        raise SettingsError(
+            f"--listen {address}: give 127.0.0.1:PORT; for other machines, put a proxy with TLS "
+            "and passwords before it"
+        )
+    return host, int(port)
 
 
 def make_app(serving: Serving, aside: Aside | None = None) -> ASGIApp:

@@ -21,6 +21,7 @@ NODES = {
     "jet-1": {"hardware": "jetson", "clients": "0", "server": "192.0.2.10", "port": 9095},
     "pc-1": {"clients": "6-9", "threads": 8},
     "clip-1": {"clients": "1", "teachers": "/srv/clip/teachers.toml"},
+    "box-1": {"clients": "2", "serve": True, "put-aside": True, "serve-port": 8075},
     "clip-2": {"hardware": "raspberry-pi", "teachers": "/etc/augflower/teachers.toml"},
 }
 
@@ -38,7 +39,7 @@ def test_a_devices_own_program_takes_the_nodes_settings(folder: Path, name: str)
     settings = tomllib.loads((folder / f"nodes/{name}/node.toml").read_text())
     node = read_node_config(settings)
     assert node.state_folder == f"/var/lib/augflower/{name}"
-    threads = {"pi-1": 3, "jet-1": 4, "pc-1": 8, "clip-1": 2, "clip-2": 3}
+    threads = {"box-1": 2, "pi-1": 3, "jet-1": 4, "pc-1": 8, "clip-1": 2, "clip-2": 3}
     assert node.threads == threads[name]
 
 
@@ -53,6 +54,26 @@ def test_a_node_starts_with_tls_and_its_key(folder: Path, name: str, address: st
     assert f"--auth /etc/augflower/{name}/node.key" in command
     assert "Restart=always" in unit
     assert "NoNewPrivileges=yes" in unit
+
+
+def test_a_node_that_serves_has_a_unit_and_a_container_for_it(folder: Path):
+    kit = folder / "nodes/box-1"
+    assert read_node_config(tomllib.loads((kit / "node.toml").read_text())).serve
+    unit = (kit / "augflower-box-1-serve.service").read_text()
+    command = (
+        "augflower serve /var/lib/augflower/box-1 --listen 127.0.0.1:8075 "
+        "--put-aside /var/lib/augflower/box-1/unsure"
+    )
+    assert f"bin/{command}\n" in unit
+    assert "augflower-box-1-serve.service" in (kit / "install.sh").read_text()
+    service = yaml.safe_load((kit / "compose.yaml").read_text())["services"]["box-1-serve"]
+    assert service["command"] == command.split()
+    assert service["network_mode"] == "host"
+    assert service["volumes"] == ["box-1-state:/var/lib/augflower"]
+    assert service["cap_drop"] == ["ALL"]
+    assert "127.0.0.1:8075/healthz" in service["healthcheck"]["test"]
+    assert "http://127.0.0.1:8075/classify" in (kit / "README.md").read_text()
+    assert not list((folder / "nodes/pc-1").glob("*serve*"))
 
 
 def test_nothing_in_any_kit_is_insecure(folder: Path):

@@ -12,9 +12,9 @@ from common.data.image_files import list_images
 from common.errors import SettingsError
 from common.serving import IMAGES, save_images
 from deploy.serving import Serving
-from deploy.serving.__main__ import loopback, places
+from deploy.serving.__main__ import places
 from deploy.serving.aside import Aside
-from deploy.serving.pages import make_app
+from deploy.serving.pages import loopback, make_app
 from deploy.serving.seen import Seen
 from tests.monitoring.visitor import Visitor
 from tests.serving.made import CLASSES, SIZE, picture, place
