@@ -122,7 +122,7 @@ def scores(folder: Path) -> list[tuple[float, float, float]]:
 
 
 def table(options: argparse.Namespace) -> str:
-    """Best and last round of those that all runs of the table have."""
+    """Best and last of ``options.rounds``, of the methods that have run them."""
     curves: dict[str, np.ndarray] = {}
     for title in options.only:
         folders = [
@@ -130,8 +130,9 @@ def table(options: argparse.Namespace) -> str:
             for seed in range(options.seeds)
         ]
         runs = [scores(path) for path in folders if (path / "metrics.jsonl").exists()]
-        if runs and (shortest := min(map(len, runs))) > 1:
-            curves[title] = np.array([run[1:shortest] for run in runs])
+        long = [run[1 : options.rounds + 1] for run in runs if len(run) > options.rounds]
+        if long:
+            curves[title] = np.array(long)
     lines = [
         f"| {options.data}, {options.partition} | seeds | rounds | best | last "
         "| last, mean over clients | published best of 2,000 |",
@@ -151,7 +152,9 @@ def table(options: argparse.Namespace) -> str:
         commonest = np.mean([curve[:, 0, 2].mean() for curve in curves.values()])
         lines.append(f"| the client's commonest class | | | {commonest:.2f} | | | - |")
     command = f"python -m benchmarks.personal --data {options.data} --partition {options.partition}"
-    return "\n".join([*lines, "", footer(f"{command} --seeds {options.seeds}")])
+    return "\n".join(
+        [*lines, "", footer(f"{command} --seeds {options.seeds} --rounds {options.rounds}")]
+    )
 
 
 if __name__ == "__main__":
