@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,11 +56,13 @@ class Liar:
     Attributes
     ----------
     factor: of its change or gradient; None is what just passes the gate.
+    drift: what is added more each round, in one direction, in lengths of its first.
     fields: other fields of its reply.
     since, until: first and last round of the attack.
     """
 
     factor: float | None = 1.0
+    drift: float = 0.0
     fields: dict[str, float] = field(default_factory=dict)
     since: int = 1
     until: int = ROUNDS
@@ -80,6 +84,12 @@ class Liar:
         self._seen[round][-1] = limit  # it has a say in what is usual
         return -limit / own
 
+    def drifted(self, round: int, vector: np.ndarray) -> np.ndarray:
+        """A vector and what has been added to it until a round."""
+        direction = np.random.default_rng(7).normal(size=vector.size)
+        length = self.drift * self._seen[1][-1] * max(0, round - self.since + 1)
+        return vector + (length / np.linalg.norm(direction) * direction).astype(vector.dtype)
+
 
 ATTACKS: dict[str, Liar] = {
     "none": Liar(),
@@ -89,6 +99,8 @@ ATTACKS: dict[str, Liar] = {
     "100 times, reversed": Liar(-100.0),
     "1e6 times, reversed": Liar(-1e6),
     "at the limit, reversed": Liar(None),
+    "a drift of 1 more each round": Liar(drift=1.0, since=6),
+    "a drift of 10 more each round": Liar(drift=10.0, since=6),
     "1e6 times in round 1": Liar(1e6, until=1),
     "1,000 times in round 1": Liar(1e3, until=1),
     "curvature 1e6 in round 1": Liar(fields={"curvature": 1e6}, until=1),
@@ -143,7 +155,8 @@ def lying(method: str, liar: Liar) -> Iterator[Callable[[Message, Context], Mess
             if hasattr(found, name) and liar.since <= round <= liar.until
         }  # fmt: skip
         if method == "augfl":
-            return replace(found, vector=found.vector * float(factor), **fields)
+            lie = liar.drifted(round, vector) * factor if liar.drift else vector * factor
+            return replace(found, vector=torch.from_numpy(lie), **fields)
         return replace(found, change=found.change.with_vector(factor * vector), **fields)
 
     def client(message: Message, context: Context) -> Message:
@@ -229,8 +242,10 @@ def main() -> None:
     parser.add_argument("--method", choices=list(METHODS), action="append")
     parser.add_argument("--lie", choices=list(ATTACKS), action="append")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--clipping", action="store_true", help="AugFL clips duals.")
     options = parser.parse_args()
     methods = options.method or list(METHODS)
+    METHODS["augfl"] |= {"augfl.clipping": options.clipping}
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder) / "runs"
         runs.mkdir()
@@ -238,7 +253,7 @@ def main() -> None:
             lies(runs, methods, options.lie or list(ATTACKS), options.seeds)
         else:
             leaving(runs, methods, options.seeds)
-    print("\n" + footer(f"python -m benchmarks.faults {options.table} --seeds {options.seeds}"))
+    print("\n" + footer("python -m benchmarks.faults " + shlex.join(sys.argv[1:])))
 
 
 if __name__ == "__main__":

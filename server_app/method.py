@@ -146,7 +146,7 @@ class Method:
     down: ClassVar[type | None] = None
     up: ClassVar[type | None] = None
     personal: ClassVar[bool] = False
-    collects: ClassVar[frozenset[str]] = frozenset()
+    collects: frozenset[str] = frozenset()
 
     model: Saved[Tensors | None]
     buffers: Saved[Tensors]

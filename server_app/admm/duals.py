@@ -8,16 +8,17 @@ has that dual, Y cannot be mended, and all duals start again from zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.sketch import NUMBERS, agree, sketch
-from common.tensors import Vector
+from common.tensors import Tensors
 from server_app.admm.measure import NUMBERS as MEASURED
 from server_app.admm.measure import Measure
+from server_app.aggregation.clipping import clipped_mean
 from server_app.saved import Saved
 from server_app.validation.errors import Rejected
 
@@ -36,6 +37,7 @@ class Duals:
     sketches: client -> sketch of its dual that is in Y.
     measures: client -> the same dual by secret signs (``server_app/admm/measure.py``).
     lost: client -> round in which it had last lost its dual.
+    each: client -> its dual, where duals are kept apart; empty where they are not.
     """
 
     total: Saved[NDArray[np.float64]]
@@ -43,10 +45,12 @@ class Duals:
     sketches: Saved[dict[int, list[float]]]
     measures: Saved[dict[int, list[float]]]
     lost: Saved[dict[int, int]]
+    each: Saved[dict[int, NDArray[np.float32]]]
 
     def __init__(self, size: int, secret: bytes = b"") -> None:
         self.total = np.zeros(size, np.float64)
         self.entered, self.sketches, self.measures, self.lost = {}, {}, {}, {}
+        self.each = {}
         self._measure = Measure(secret, size)
         # Measures of replies that may yet be rejected, by client and sketch of the dual.
         self._looked_at: dict[tuple[float, ...], list[float]] = {}
@@ -88,7 +92,7 @@ class Duals:
         self._looked_at[client, *up.dual] = measured.tolist()
         return max(norm / 2, float(np.linalg.norm(measured)))
 
-    def add(self, increments: Vector, ups: dict[int, Any]) -> None:
+    def add(self, increments: NDArray[np.floating[Any]], ups: dict[int, Any]) -> None:
         """Y + sum_i Delta_i, and note whose replies these were."""
         self.entered = self.entered | {client: up.round for client, up in ups.items()}
         self.sketches = self.sketches | {client: up.dual for client, up in ups.items()}
@@ -97,10 +101,47 @@ class Duals:
         self._looked_at.clear()
         self.total = self.total + increments
 
+    def keep(
+        self, increments: Mapping[int, Tensors], share: Callable[[int], float]
+    ) -> NDArray[np.float64]:
+        """Take increments into the duals that are kept apart; the change of Y that comes of it.
+
+        Y is then not the sum of the duals but what that is if no gradient y_i / w_i is far from the
+        others (``server_app/aggregation/clipping.py``). Only duals may be judged so: what is cut of
+        an increment would be missing in Y for good.
+
+        Parameters
+        ----------
+        increments: client -> y_i^t - y_i^{base} of those that count.
+        share: w_i.
+        """
+        kept = {
+            c: self.each[c] + x.vector if c in self.each else x.vector
+            for c, x in increments.items()
+        }
+        self.each = dict(sorted((self.each | kept).items()))
+        return self._clipped(share) - self.total
+
+    def drop(self, clients: Iterable[int], share: Callable[[int], float]) -> None:
+        """Clients that have left take their duals with them, where these are kept apart."""
+        for name in ("each", "entered", "sketches", "measures"):
+            kept = getattr(self, name)
+            setattr(self, name, {c: value for c, value in kept.items() if c not in set(clients)})
+        self.total = self._clipped(share)
+
+    def _clipped(self, share: Callable[[int], float]) -> NDArray[np.float64]:
+        if not self.each:
+            return np.zeros_like(self.total)
+        weights = np.array([share(client) for client in self.each])
+        gradients = np.stack(
+            [y / np.float32(w) for y, w in zip(self.each.values(), weights, strict=True)]
+        )
+        return clipped_mean(gradients, weights) * weights.sum()
+
     def restart(self, round: int = 0, lost: Iterable[int] = ()) -> None:
         """All duals are zero again; these clients had lost theirs."""
         self.lost = self.lost | dict.fromkeys(lost, round)
-        self.entered, self.sketches, self.measures = {}, {}, {}
+        self.entered, self.sketches, self.measures, self.each = {}, {}, {}, {}
         self.total = np.zeros_like(self.total)
 
     def _sketch(self, client: int) -> NDArray[np.float64]:

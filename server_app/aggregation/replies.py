@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,7 +25,7 @@ BLOCK = 1 << 16
 class Weighing(Protocol):
     """What of a method says how a reply counts; see ``server_app/method.py``."""
 
-    collects: ClassVar[frozenset[str]]
+    collects: frozenset[str]
 
     def expects(self, client: int) -> Expected:
         """What each field of tensors may hold."""

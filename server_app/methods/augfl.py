@@ -28,6 +28,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from common.methods.augfl import Difference, Down, Up
@@ -79,6 +80,9 @@ class Settings(MethodSettings):
     )
     delta_slope: float = Field(10.0, ge=0, description="a of delta_t = 1 / (a t + b).")
     delta_offset: float = Field(100.0, gt=0, description="b of delta_t = 1 / (a t + b).")
+    clipping: bool = Field(
+        False, description="Keep all duals and clip those far from the others, against liars."
+    )
     batch_size: int = Field(0, ge=0, description="Images a gradient; 0 takes all, as published.")
 
     @property
@@ -124,6 +128,8 @@ class Server(Method):
         self.share = Shares(settings.weights == "equal")
         self.penalty = Penalty(settings.rho, settings.adaptive_rho)
         self.safeguard = Safeguard(settings.adaptive_rho)
+        if settings.clipping:
+            self.collects = frozenset({"increment"})
 
     @property
     def lost(self) -> float:
@@ -138,9 +144,14 @@ class Server(Method):
         """Weights are those of the others from now on.
 
         Y goes on holding the duals of those that have left, gradients of models long past, and
-        cannot be rid of them but by a restart, which costs a round of plain gradients.
+        cannot be rid of them but by a restart, which costs a round of plain gradients; unless duals
+        are kept apart.
         """
         self.share.leave(clients)
+        if self.settings.clipping:
+            self.duals.drop(clients, self.share)
+            self.penalty.forget_step()
+            return
         if self.share.stale(self.duals.entered) > STALE:
             self.restart()
 
@@ -194,7 +205,12 @@ class Server(Method):
     def update(self, round: int, replies: Replies, valid: dict[int, Up]) -> dict[str, float]:
         """Equation (13) with the replies that go on from the duals in Y."""
         s, theta = self.settings, torch.tensor(self.model.vector)
-        increments = replies.total("increment")  # sum_i Delta_i
+        increments: NDArray[np.floating[Any]]
+        if s.clipping:
+            sent = replies.each("increment")
+            increments = self.duals.keep({client: sent[client] for client in valid}, self.share)
+        else:
+            increments = replies.total("increment")  # sum_i Delta_i
         self.duals.add(increments, valid)  # Y, now with them
         self.share.welcome(valid)
         clients = self.share.present(self.duals.entered)

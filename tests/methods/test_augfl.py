@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from torch import Tensor
@@ -323,3 +325,57 @@ def test_state_continues_bit_for_bit():
     load(resumed, save(two))
     play(resumed, train, twins, range(6, 11))
     np.testing.assert_array_equal(one.model.vector, resumed.model.vector)
+
+
+def test_clipping_ends_near_the_optimum_without_liars():
+    """It has a bias, as has each rule that does not count all alike."""
+    server, devices = make(20, clipping=True)
+    play(server, train, devices, range(1, 200))
+    best = optimum(devices, ALPHA, 0, None)
+    assert np.linalg.norm(server.model.vector - best) < 0.3 * np.linalg.norm(best)
+
+
+@pytest.mark.parametrize("asked", [None, lambda round: [round % 20, (3 * round) % 20, 18, 19]])
+def test_clipping_holds_against_reversed_duals(asked: Callable[[int], list[int]] | None):
+    """Of two clients of twenty, three times as long and with the other sign."""
+    ends = {}
+    for clipping in (False, True):
+        server, devices = make(20, clipping=clipping)
+        for device in devices[18:]:
+            device.gradient = lambda vector, batch, honest=device.gradient: (
+                -3 * honest(vector, batch)[0], honest(vector, batch)[1]
+            )  # fmt: skip
+        play(server, train, devices, range(1, 200), asked=asked)
+        best = optimum(devices[:18], ALPHA, 0, None)
+        ends[clipping] = np.linalg.norm(server.model.vector - best) / np.linalg.norm(best)
+    assert ends[True] < 1 < 3 < ends[False]
+
+
+def test_with_clipping_a_client_that_has_left_takes_its_dual_with_it():
+    server, devices = make(8, clipping=True)
+    play(server, train, devices, range(1, 20))
+    server.leave([7])
+    assert sorted(server.duals.each) == sorted(server.duals.entered) == list(range(7))
+    assert server.broadcast(20, 7).acknowledged == 0
+    metrics = play(server, train, devices, range(20, 40))
+    assert not any("restarted_duals" in line for line in metrics)
+    assert sorted(server.duals.each) == list(range(8))
+
+
+def test_with_clipping_state_continues_bit_for_bit():
+    (one, devices), (two, twins) = make(5, clipping=True), make(5, clipping=True)
+    play(one, train, devices, range(1, 11))
+    play(two, train, twins, range(1, 6))
+    resumed, _ = make(5, clipping=True)
+    load(resumed, save(two))
+    play(resumed, train, twins, range(6, 11))
+    np.testing.assert_array_equal(one.model.vector, resumed.model.vector)
+
+
+def test_what_is_kept_of_each_dual_is_what_its_client_has():
+    server, devices = make(4, clipping=True)
+    play(server, train, devices, range(1, 12), lost=lambda round, node: (round + node) % 3 == 0)
+    for client, kept in server.duals.each.items():
+        groups, notes = devices[client].memory.read("augfl")
+        name = "sent" if notes["sent"] == server.duals.entered[client] else "acknowledged"
+        np.testing.assert_array_equal(groups[name].vector, kept)
