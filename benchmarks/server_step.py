@@ -19,7 +19,7 @@ from benchmarks.machine import footer, milliseconds
 from common.methods.augfl import Up
 from common.models import FlatModel, build
 from common.sketch import sketch
-from common.wire import pack
+from common.wire import pack, size
 from server_app.aggregation.replies import Offer, Replies
 from server_app.method import Setup, Source
 from server_app.methods.augfl import Server, Settings
@@ -93,7 +93,7 @@ def main() -> None:
     ):
         low, middle, high = np.percentile(column / times[:, 0], [25, 50, 75])
         print(f"| {name} | {np.median(column):.0f} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
-    one = sum(len(a.data) for r in messages[0].content.array_records.values() for a in r.values())
+    one = size(messages[0].content)
     print(
         f"\nUp: {one:,} bytes a client and round; theta_i and y_i would be {2 * 4 * len(model):,}"
     )
