@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.machine import footer
-from client_app.adapt import evaluate
+from client_app.adapt import measure
 from client_app.app import app as client_app
 from common.capacity import cost
 from common.config import DataSettings, parse
@@ -203,7 +203,7 @@ def served(whole: FlatModel, name: str, settings: DataSettings) -> dict[str, flo
         network.load_tensors(values)
         small = FlatModel(cut(network.module, each / width))
         vector = small.vector.clone()
-        right = sum(evaluate(small, vector, client, "running")[0] for client in clients)
+        right = sum(measure(small, vector, client, "running")[0] for client in clients)
         found[f"{each:g}"] = 100 * right / asked
     return found
 

@@ -79,7 +79,8 @@ def server(name: str, clients: int, options: dict[str, Any] | None = None) -> Me
     setup = Setup(
         MODEL, BUFFERS, seed=3, task=TASK, knowledge=Pull(), generator=Stretch(), secret=b"secret"
     )
-    short = dict.fromkeys(("server_steps", "server_epochs", "width", "hidden"), 2)
+    # Of a width of 2, all ReLUs of a server's network may be dead from the start.
+    short = {"server_steps": 2, "server_epochs": 2, "width": 8, "hidden": 2}
     known = {name: n for name, n in short.items() if name in half.Settings.model_fields}
     method: Method = half.Server(half.Settings.model_validate(known | (options or {})), setup)
     for client in range(clients):
@@ -110,14 +111,14 @@ def reply(method: Method, round: int, client: int, seed: int, scale: float = 0.0
 
 
 def tensors(specs: Specs, dice: np.random.Generator, scale: float) -> Tensors:
-    """Random values, none below zero where that means something."""
+    """Random values, none below zero where that means something, and no count of nothing."""
     arrays: dict[str, Any] = {}
     for name, shape, kind in specs:
         if np.dtype(kind).kind == "f":
             values = scale * dice.normal(size=shape)
             arrays[name] = np.asarray(np.abs(values) if "var" in name else values, kind)
         else:
-            arrays[name] = np.asarray(dice.integers(0, 5, shape), kind)
+            arrays[name] = np.asarray(dice.integers(1, 5, shape), kind)
     return Tensors.pack(arrays)
 
 

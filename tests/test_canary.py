@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -23,9 +24,8 @@ from deploy.run_config import default_config
 from deploy.simulate import node_configs
 from server_app.app import read_settings
 from server_app.private.pretrained import PretrainedModel, build_architecture
-from server_app.settings import ServerSettings
 from server_app.transport.in_process import InProcessGrid
-from tests.conftest import SMALL, drop_the_allow_list
+from tests.conftest import SMALL, drop_the_allow_list, own_server
 
 VALUE = 1234.5678
 # A run of three: one value alone may come up by chance in a half-width format.
@@ -75,10 +75,8 @@ def listen(method: str, private_model: Path, small_run: Callable[..., Path]) -> 
     config = default_config() | overrides
     grid = Listening(app, node_configs(read_settings(config)[0].data), config)
     grid.sent = []
-    server = ServerSettings(
-        private_model=str(private_model), runs=private_model.parent / "runs",
-        cache=private_model.parent / "cache",
-    )  # fmt: skip
+    folder = private_model.parent
+    server = replace(own_server(folder), private_model=str(private_model), runs=folder / "runs")
     small_run(method, overrides, server=server, grid=grid)
     return grid.sent
 

@@ -23,6 +23,7 @@ def test_an_empty_environment_gives_the_defaults():
 def test_what_is_set_is_read():
     environment = {
         "AUGFLOWER_PRIVATE_MODEL": "models/pm",
+        "AUGFLOWER_GENERATOR": "models/generator",
         "AUGFLOWER_SERVER_DATA": "images",
         "AUGFLOWER_RUNS": "elsewhere",
         "AUGFLOWER_CACHE": "warm",
@@ -30,8 +31,9 @@ def test_what_is_set_is_read():
         "AUGFLOWER_DATA": "data",
     }
     assert read_server_settings(environment) == ServerSettings(
-        "models/pm", "images", Path("elsewhere"), Path("warm"), callbacks=("tensorboard", "mlflow")
-    )
+        "models/pm", "models/generator", "images", Path("elsewhere"), Path("warm"),
+        callbacks=("tensorboard", "mlflow"),
+    )  # fmt: skip
 
 
 def test_an_unknown_variable_is_refused_with_those_that_are_known():
