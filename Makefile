@@ -51,7 +51,7 @@ docs: setup ## The API reference from the docstrings, in site/api
 	$(BIN)/python -m pdoc --docformat numpy --output-directory site/api augflower common client_app server_app deploy
 
 test: check ## All quick tests, and one run over real Flower processes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 	$(BIN)/python -m pytest -m deploy $(ON_FLOWER)
 
 test-slow: setup ## The long tests, which `make test` leaves out

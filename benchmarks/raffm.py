@@ -40,16 +40,16 @@ from server_app.app import run
 from server_app.settings import ServerSettings
 from server_app.transport.in_process import InProcessGrid
 
-DEAL = [1.0, 0.25, 0.5, 0.25, 0.5, 1.0, 0.25, 0.5, 0.25, 0.25]
+ASSIGNED = [1.0, 0.25, 0.5, 0.25, 0.5, 1.0, 0.25, 0.5, 0.25, 0.25]
 WIDTHS = [1.0, 0.5, 0.25]
 DATA = {
     "data.name": "fashion-mnist", "data.image-size": 28, "data.partition": "dirichlet",
-    "data.dirichlet-alpha": 0.5, "data.sources": len(DEAL), "data.targets": 20,
+    "data.dirichlet-alpha": 0.5, "data.sources": len(ASSIGNED), "data.targets": 20,
     "data.samples-min": 10, "data.samples-max": 20, "data.server-images": 0,
     "data.pretrain-images": 0,
 }  # fmt: skip
 LOCAL = {"raffm.sgd.lr": 0.05, "raffm.sgd.epochs": 2, "raffm.sgd.batch-size": 16}
-OWN = {"raffm.assign": ",".join(f"{width:g}" for width in DEAL), "raffm.draw": "own"}
+OWN = {"raffm.assign": ",".join(f"{width:g}" for width in ASSIGNED), "raffm.draw": "own"}
 WHOLE = {"raffm.widths": "1"}
 ARMS: dict[str, dict[str, Any]] = {
     "all train the whole": WHOLE,
@@ -156,8 +156,8 @@ def _run(folder: Path, arm: dict[str, Any], model: str, rounds: int, seed: int) 
     settings = parse(DataSettings, {k[5:]: v for k, v in data.items()}, "data.")
     nodes = node_configs(settings)
     if only is not None:
-        sources = [node for node, width in zip(nodes, DEAL, strict=False) if width == only]
-        nodes = [*sources, *nodes[len(DEAL) :]]
+        sources = [node for node, width in zip(nodes, ASSIGNED, strict=False) if width == only]
+        nodes = [*sources, *nodes[len(ASSIGNED) :]]
     config["round.nodes"] = len(nodes)
     shutil.rmtree(folder / "run", ignore_errors=True)
     grid = InProcessGrid(client_app, nodes, config)

@@ -56,10 +56,11 @@ def test_the_glossary_is_sorted():
     assert words == sorted(words, key=str.lower)
 
 
-def test_the_readme_names_every_method():
+def test_every_method_is_named():
     table = text("README.md").partition("## Methods")[2].partition("\n## ")[0]
     for name in registry.names(server_app.methods):
         assert f"`{name}`" in table
+        assert re.search(rf"^\| .*`{name}`.* \|", text("docs/methods.md"), re.MULTILINE), name
 
 
 def test_packages_say_that_they_are_typed():
