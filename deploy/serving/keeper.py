@@ -20,7 +20,7 @@ from typing import Self
 import numpy as np
 
 from common.data.image_files import decode
-from common.errors import AugFlowerError, ModelError
+from common.errors import ModelError
 from common.files import OWN, write_atomic
 from common.serving import IMAGES, load_images
 from deploy.serving.model import Answer, Model, fits, read_weights, with_weights
@@ -120,10 +120,10 @@ class Serving:
             if not self._good(model):
                 return False
             write_atomic(self._folder / "serving.onnx", content, OWN)
-        except (AugFlowerError, OSError, ValueError) as error:
+        except Exception as error:  # whatever is wrong with a new model, the old one goes on
             self._looked = state
-            self.problem = str(error)
-            log.warning("%s is not taken: %s", self._source, error)
+            self.problem = str(error) or repr(error)
+            log.warning("%s is not taken: %s", self._source, self.problem)
             return False
         self.model = model
         self.swaps += 1

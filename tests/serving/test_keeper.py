@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -197,3 +198,21 @@ def test_neither_torch_nor_flower_is_in_the_process(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_graph_that_takes_too_long_to_draw_does_not_end_the_serving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = place(tmp_path, (2, 1, 0))
+    (source.parent / "graph.onnx").unlink()
+
+    def late(command: list[str], **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, 1800)
+
+    monkeypatch.setattr(subprocess, "run", late)
+    with serving(source) as kept:
+        end = time.monotonic() + 10
+        while not kept.problem and time.monotonic() < end:
+            time.sleep(0.01)
+        assert "timed out after 1800 seconds" in kept.problem
+        assert kept._thread.is_alive()
