@@ -16,11 +16,12 @@ from server_app.validation.outliers import (
     CAP,
     DEVIATIONS,
     DOUBTFUL,
-    EARLY,
+    FEW,
     LEAST,
     ROUNDS,
     SHARE,
     SMALLEST,
+    UNSURE,
     WARM_UP,
     OutlierBound,
 )
@@ -45,8 +46,9 @@ def test_no_limit_but_the_cap_for_two():
 
 
 def test_a_few_that_lie_close_together_bound_with_more_room():
-    for count, sigma in ((WARM_UP - 1, EARLY), (WARM_UP, SMALLEST)):
-        limit = OutlierBound([[1.0] * (count - 5)]).limit(DEVIATIONS, [1.0] * 5)
+    cases = ((WARM_UP - 1, FEW, UNSURE), (WARM_UP, FEW - 1, UNSURE), (WARM_UP, FEW, SMALLEST))
+    for count, now, sigma in cases:
+        limit = OutlierBound([[1.0] * (count - now)]).limit(DEVIATIONS, [1.0] * now)
         assert limit == pytest.approx(math.exp(DEVIATIONS * sigma))
 
 
@@ -185,7 +187,7 @@ def test_later_only_what_is_larger_than_usual_is_held_back_and_bounded_by_its_ro
     assert not any(map(gate.plain, large))
     assert together(gate, 2, [80.0, 81.0, 82.0, 83.0]) == [0, 1, 2, 3], "all have risen"
     gate.end_round()
-    assert together(gate, 3, [1.0, 1.1, 80.0, 1.2]) == [0, 1, 3], "one has"
+    assert together(gate, 3, [1.0, 1.1, 200.0, 1.2]) == [0, 1, 3], "one has"
 
 
 def test_refused_sizes_never_bound():

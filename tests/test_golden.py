@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Error, Message
+from threadpoolctl import threadpool_limits
 
 from common.tensorfile import parse
 from server_app.transport.in_process import FIRST_NODE
@@ -100,7 +101,8 @@ def play(name: str, folder: Path) -> dict[str, Any]:
     from deploy.simulate import simulate
 
     server = own_server(folder)
-    path = simulate({**SHARED, **RUNS[name]}, server, lambda _: None, interfere=interfere)
+    with threadpool_limits(1):  # NumPy's singular values depend on the number of threads
+        path = simulate({**SHARED, **RUNS[name]}, server, lambda _: None, interfere=interfere)
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return {"processor": processor(), "models": models(path), "record": [*map(kept, lines)]}
 

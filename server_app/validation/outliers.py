@@ -2,8 +2,9 @@
 
 limit = exp(median + 8 sigma) of the logarithms of a round's numbers. sigma is 1.4826 times the
 median absolute deviation from the median of each number's own round, over recent rounds, and at
-least 0.45. All numbers of a round rise and fall together, by far more than they differ: a limit for
-the numbers of many rounds would be too low where they rise, and let lies pass where they fall.
+least 0.45, or 0.6 where few are known. All numbers of a round rise and fall together, by far more
+than they differ: a limit for the numbers of many rounds would be too low where they rise, and let
+lies pass where they fall.
 Measured on honest runs in ``docs/gate.md``.
 """
 
@@ -31,9 +32,13 @@ DEVIATIONS = 8.0
 DOUBTFUL = 4.0
 """Deviations from which on a number is let pass, but remembered if the model is lost later."""
 
+FEW = 10
+"""Numbers of a round from which on their median is taken as it is."""
+
 SMALLEST = 0.45
-EARLY = 0.6
-"""Smallest sigma, and that before ``WARM_UP``: a few numbers may lie close together by chance."""
+UNSURE = 0.6
+"""Smallest sigma, and that before ``WARM_UP`` or in a round of ``FEW``: few may lie close together
+by chance."""
 
 CAP = 1e6
 """Too much for any norm or curvature, also while nothing is known."""
@@ -68,7 +73,8 @@ class OutlierBound:
             return CAP
         medians = [float(np.median(logs if len(logs) >= LEAST else pooled)) for logs in rounds]
         spread = np.abs(np.concatenate([a - m for a, m in zip(rounds, medians, strict=True)]))
-        smallest = EARLY if len(pooled) < WARM_UP else SMALLEST
+        unsure = len(pooled) < WARM_UP or LEAST <= len(rounds[-1]) < FEW
+        smallest = UNSURE if unsure else SMALLEST
         sigma = max(smallest, 1.4826 * float(np.median(spread)))
         return min(CAP, math.exp(min(medians[-1] + deviations * sigma, math.log(CAP))))
 
