@@ -73,4 +73,5 @@ def test_thirty_percent_of_the_clients_die_in_every_round(method: str, tmp_path:
     lost = 1 - sum(line["replies"] for line in dying[1:]) / 800
     assert abs(lost - SHARE) < 0.05
     assert accuracy(whole) > 94, "it has learned"
-    assert abs(accuracy(whole) - accuracy(dying)) < 0.5
+    # Two standard errors of the difference: some 20 of 915 images are named otherwise by chance.
+    assert abs(accuracy(whole) - accuracy(dying)) < 1
