@@ -20,12 +20,12 @@ from client_app.own_part import (
     open_network,
 )
 from common.data.client import ClientData
+from common.discrepancy import mmd
 from common.methods.fedcp import Down, Up
 from common.models import FlatModel, parts
 from common.models.conditional import Separated
 
 prepare = one_architecture
-BANDWIDTHS = (10, 15, 20, 50)
 
 
 def train(down: Down, device: Device) -> Up:
@@ -56,18 +56,6 @@ def personal(down: Down, device: Device, data: ClientData, steps: int) -> nn.Mod
     if not open_network(device, "fedcp", down, network=whole) and steps:
         learn_anew(device, data, down.sgd, steps, down.own, whole)
     return model
-
-
-def mmd(x: Tensor, y: Tensor) -> Tensor:
-    """Squared maximum mean discrepancy of two sets of rows, summed over Gaussian kernels."""
-    near, far, across = (
-        torch.cdist(one, other).square() for one, other in ((x, x), (y, y), (x, y))
-    )
-    total = x.new_zeros(())
-    for width in BANDWIDTHS:
-        within = torch.exp(-near / (2 * width)) + torch.exp(-far / (2 * width))
-        total = total + (within - 2 * torch.exp(-across / (2 * width))).mean()
-    return total
 
 
 def _loss(down: Down, device: Device, model: Separated) -> Loss:
