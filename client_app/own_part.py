@@ -40,6 +40,14 @@ class Network(Protocol):
         """Names of the parameters and buffers that are the client's own."""
 
 
+class Trained(Network, Protocol):
+    """With the training of it."""
+
+    @property
+    def sgd(self) -> LocalSgd:
+        """Local training."""
+
+
 def one_architecture(device: Device) -> None:
     """Before the run: a network that is shared in part is of the run's architecture.
 
@@ -209,3 +217,13 @@ def learn_anew(
     # The same seed in each round, so that evaluations can be compared.
     alone = sgd.model_copy(update={"epochs": steps})
     learn(device, images, alone, data.client + 1, only, network, loss)
+
+
+def whole_network(
+    device: Device, name: str, down: Trained, data: ClientData, steps: int
+) -> nn.Module:
+    """What a client would use now: shared and own part; a new client's own one learns ``steps``
+    passes, the shared one fixed."""
+    if not open_network(device, name, down) and steps:
+        learn_anew(device, data, down.sgd, steps, only=down.own)
+    return device.model.module

@@ -3,7 +3,7 @@
 from torch import nn
 
 from client_app.device import Device
-from client_app.own_part import keep_part, learn, learn_anew, one_architecture, open_network
+from client_app.own_part import keep_part, learn, one_architecture, open_network, whole_network
 from common.data.client import ClientData
 from common.methods.fedbn import Down, Up
 
@@ -19,6 +19,4 @@ def train(down: Down, device: Device) -> Up:
 
 def personal(down: Down, device: Device, data: ClientData, steps: int) -> nn.Module:
     """Shared and own layers; a new client's own ones learn ``steps`` passes, the others fixed."""
-    if not open_network(device, "fedbn", down) and steps:
-        learn_anew(device, data, down.sgd, steps, only=down.own)
-    return device.model.module
+    return whole_network(device, "fedbn", down, data, steps)

@@ -3,7 +3,7 @@
 from torch import nn
 
 from client_app.device import Device
-from client_app.own_part import keep_part, learn, learn_anew, one_architecture, open_network
+from client_app.own_part import keep_part, learn, one_architecture, open_network, whole_network
 from common.data.client import ClientData
 from common.methods.fedrep import Down, Up
 
@@ -22,6 +22,4 @@ def train(down: Down, device: Device) -> Up:
 
 def personal(down: Down, device: Device, data: ClientData, steps: int) -> nn.Module:
     """The shared body and the client's head; a new client's learns ``steps`` passes."""
-    if not open_network(device, "fedrep", down) and steps:
-        learn_anew(device, data, down.sgd, steps, only=down.own)
-    return device.model.module
+    return whole_network(device, "fedrep", down, data, steps)
