@@ -9,8 +9,6 @@ that of the head.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,39 +27,11 @@ from client_app.features import (
 )
 from client_app.own_model import keep, recall
 from common.data.client import ClientData
-from common.sgd import LocalSgd
+from common.prototypes import Down
 from common.tensors import Tensors
 
 
-class Work(Protocol):
-    """What of a ``Down`` is needed here."""
-
-    @property
-    def round(self) -> int:
-        """t."""
-
-    @property
-    def seed(self) -> int:
-        """Of the batches, and of a model that is new."""
-
-    @property
-    def prototypes(self) -> Tensors:
-        """Those that there are, by label."""
-
-    @property
-    def width(self) -> int:
-        """K."""
-
-    @property
-    def pull(self) -> float:
-        """lambda."""
-
-    @property
-    def sgd(self) -> LocalSgd:
-        """Local training."""
-
-
-def train_towards(name: str, down: Work, device: Device) -> tuple[float, Tensors]:
+def train_towards(name: str, down: Down, device: Device) -> tuple[float, Tensors]:
     """One round on the device's own model, kept under ``name``: its cross-entropy in training and
     its own prototypes, by the model as it is afterwards."""
     own = new_own(device, down.seed, down.width)
@@ -71,7 +41,7 @@ def train_towards(name: str, down: Work, device: Device) -> tuple[float, Tensors
     return loss, class_means(own.module.features, own.module, device.images)
 
 
-def nearest(name: str, down: Work, device: Device, data: ClientData, steps: int) -> nn.Module:
+def nearest(name: str, down: Down, device: Device, data: ClientData, steps: int) -> nn.Module:
     """What a client would use now."""
     own = new_own(device, newcomer_seed(data), down.width)
     use_now(device, name, own, data, steps, towards(down, own), down.sgd)
@@ -79,7 +49,7 @@ def nearest(name: str, down: Work, device: Device, data: ClientData, steps: int)
     return Nearest(own.module, rows, there) if there.any() else own.module
 
 
-def towards(down: Work, own: Own) -> Objective:
+def towards(down: Down, own: Own) -> Objective:
     """The loss above."""
     rows, there = by_class(down.prototypes, own.module.head.out_features)
 
