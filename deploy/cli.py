@@ -174,16 +174,18 @@ def simulate(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or that hold such.")],
     out: Annotated[Path | None, typer.Option(help="The page; by default beside the run.")] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Also rounds and clients as CSV.")] = False,
     svg: Annotated[bool, typer.Option("--svg", help="Also the line charts as SVG.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Also the results as LaTeX.")] = False,
 ) -> None:
     """Write a page about a run, or compare several; beside it what a paper needs."""
+    from deploy.run_folder import runs_in
     from server_app.report import paper
     from server_app.report.write import write_report
 
+    runs = [folder for path in runs for folder in (runs_in(path) or [path])]
     target = out or (runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html"))
     written = [write_report(runs, target)]
     written += paper.write_csv(runs, target) if csv else []

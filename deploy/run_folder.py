@@ -27,6 +27,13 @@ def find_run(run: str) -> Path:
     )
 
 
+def runs_in(folder: Path) -> list[Path]:
+    """The folders of runs directly below a folder."""
+    from server_app.runs.folder import META
+
+    return [path.parent for path in sorted(folder.glob(f"*/{META}"))]
+
+
 def writer(folder: Path) -> int | None:
     """The process that writes a run: its id, 0 if there is none; None if that cannot be known.
 

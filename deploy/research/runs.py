@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from common.errors import AugFlowerError, RunError, SettingsError
+from deploy.run_folder import runs_in
 
 Row = dict[str, Any]
 
@@ -44,7 +45,7 @@ def table(folder: Path, columns: Sequence[str] = ()) -> list[Row]:
     """
     if not folder.is_dir():
         raise RunError(f"{folder} is not a folder of runs; name the one that runs are kept in")
-    rows = [row_of(path.parent, columns) for path in sorted(folder.glob("*/run.json"))]
+    rows = [row_of(path, columns) for path in runs_in(folder)]
     return sorted(rows, key=lambda row: (row["started"] or "", row["run"]))
 
 

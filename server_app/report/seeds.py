@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
@@ -14,6 +15,9 @@ SEEDS = ("seed", "data.seed")
 _FREE = frozenset(
     {*SEEDS, "run-name", "resume", "keep-checkpoints", "round.wait", "round.deadline"}
 )  # fmt: skip
+_BARE = re.compile(r"([-_. ]+seed[-_. ]*\d*)?[-_. ]*$")
+"""What a sweep's folders have of their seeds in common."""
+
 _FIGURES = (
     "accuracy_before", "accuracy_after", "loss_before", "loss_after", "std_after", "examples",
 )  # fmt: skip
@@ -48,7 +52,7 @@ def average(members: Sequence[Run]) -> Run:
     settings = {k: v for k, v in meta.settings.items() if k not in SEEDS}
     columns = zip(*(run.meta.run for run in members), strict=False)
     letters = [column[0] for column in takewhile(lambda c: len(set(c)) == 1, columns)]
-    name = "".join(letters).rstrip("-_. ") or meta.run
+    name = _BARE.sub("", "".join(letters)) or meta.run
     latest = max(run.meta.started for run in members)
     averaged = meta.model_copy(update={"run": name, "settings": settings, "started": latest})
     return replace(members[0], meta=averaged, rounds=rounds, members=tuple(members))

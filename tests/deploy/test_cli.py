@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from deploy import cli
 from deploy import simulate as simulation
 from server_app.runs.folder import RunFolder
+from tests.runs.synthetic import write_run
 
 ODD = "node 7: [Errno 2] no [/srv/images] and no [bold] :key: in [red]"
 
@@ -64,3 +65,13 @@ def test_a_folder_of_runs_that_cannot_be_made_is_named(monkeypatch, capsys, tmp_
     said = refused(monkeypatch, capsys, "simulate", "-s", "augfl.lambda=0", "-s", "run-name=a")
     assert f"{tmp_path}/file/runs/a cannot be used" in said
     assert "AUGFLOWER_RUNS" in said
+
+
+def test_the_report_of_a_folder_of_runs_is_of_all_of_them(monkeypatch, tmp_path: Path):
+    runs = [write_run(tmp_path / "sweep" / f"lr-{n}", settings={"x": n}) for n in range(2)]
+    (tmp_path / "sweep" / "logs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(cli.app, ["report", "sweep"])
+    assert told.exit_code == 0, told.output
+    page = Path("comparison.html").read_text()
+    assert all(run.name in page for run in runs)

@@ -100,6 +100,12 @@ def test_a_report_of_one_setting_alone(tmp_path: Path) -> None:
     assert "augfl, 4 seeds ends highest" in page
 
 
+@pytest.mark.parametrize("name", ["lr-0.1_seed-{}", "lr-0.1_seed-1{}", "lr-0.1-{}"])
+def test_a_setting_is_named_without_its_seeds(tmp_path: Path, name: str) -> None:
+    folders = [write_run(tmp_path / name.format(n), seed=n, settings={"seed": n}) for n in range(2)]
+    assert [run.meta.run for run in grouped([read_run(folder) for folder in folders])] == ["lr-0.1"]
+
+
 def test_more_runs_than_there_are_styles(tmp_path: Path) -> None:
     folders = [
         write_run(tmp_path / f"r{i}", method=f"m{i}", private=False, final=0.5 + 0.03 * i)
