@@ -21,7 +21,7 @@ from common.config import RunSettings, other_sections, read_run_config
 from common.errors import WireError
 from common.release import release
 from common.seeds import for_client
-from common.task import hollow
+from common.task import backbone_digest, hollow
 from common.wire import pack, unpack
 
 app = ClientApp()
@@ -50,6 +50,12 @@ def _enrol(down: enrolment.Down, device: Device) -> enrolment.Up:
         raise WireError(
             f"the server's model has {down.parameters} parameters, this node's {size}: "
             "their class names or releases differ"
+        )
+    if down.backbone != backbone_digest(device.task):
+        raise WireError(
+            f"this node's {device.task.backbone or 'backbone'} is not what the server has: "
+            "copy the file that pretrained-weights names there, and name it as backbone in the "
+            "node's config if it is in another place"
         )
     free, seconds = measured(device, down.narrowest, down.batch)
     return enrolment.Up(

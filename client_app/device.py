@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from flwr.app import Context
-from torch import Tensor, nn
+from torch import Tensor
 
 from client_app.batches import Batch
+from client_app.frozen import on_features
 from client_app.memory import Memory
 from client_app.pictures import Pictures, pictures_of_folder, pictures_of_set
 from client_app.settings import NodeSettings, played_clients, read_node_config
-from common.config import DataSettings, RunSettings
+from common.config import RunSettings
 from common.data.client import ClientData, client_data
 from common.data.folder import image_hashes, load_folder_split
 from common.data.load import load
 from common.data.plan import plan
 from common.errors import DataError
-from common.models import FlatModel, build
+from common.models import FlatModel
+from common.models.initial import absolute
+from common.models.light import Tuning
 from common.models.widths import Where, groups_of, part
 from common.task import Task, hollow
 from common.tensors import Tensors
@@ -194,9 +197,12 @@ def _build(settings: RunSettings, node: NodeSettings, memory: Memory) -> Device:
         classes, digest = images.classes, shared.digest()
         role = "source" if numbers[0] < data.sources else "target"
         pictures = pictures_of_set(images, shared.clients[numbers[0]])
-    model = partial(_model, settings.model, len(classes), data, settings.seed)
     own_model = node.own_model or _own_architecture(settings, clients[0].client)
-    task = Task(settings.model, len(classes), data.channels, data.image_size)
+    backbone = absolute(node.backbone or settings.pretrained_weights)
+    task = Task(settings.model, len(classes), data.channels, data.image_size, backbone)
+    if task.tuning == Tuning("head") and own_model == settings.model:
+        clients, task = on_features(clients, task, node.features)
+    model = partial(_model, task, settings.seed)
     device = Device(role, clients, classes, digest, model, memory, own_model, task=task)
     device.width = node.width
     if node.teachers and role == "source":
@@ -216,19 +222,10 @@ def _teachers(path: Path, dataset: str, device: Device, pictures: Pictures) -> T
     return Teachers(path.expanduser(), dataset, device.classes, device.images[1], pictures)
 
 
-_MODELS: dict[tuple[str, int, DataSettings, int], FlatModel] = {}
-
-
-def _model(name: str, classes: int, data: DataSettings, seed: int) -> FlatModel:
+@lru_cache(maxsize=1)
+def _model(task: Task, seed: int) -> FlatModel:
     # Devices in one process share the scratch space: every use loads a vector first.
-    key = (name, classes, data, seed)
-    if key not in _MODELS:
-        _MODELS.clear()
-        module: nn.Module = build(
-            name, classes=classes, channels=data.channels, image_size=data.image_size, seed=seed
-        )
-        _MODELS[key] = FlatModel(module)
-    return _MODELS[key]
+    return FlatModel(task.build(seed=seed))
 
 
 _NARROW: OrderedDict[tuple[Task, float], FlatModel] = OrderedDict()

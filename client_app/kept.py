@@ -24,7 +24,7 @@ from common.data.client import ClientData
 from common.errors import ModelError
 from common.modelfile import Card, read_card
 from common.models import FlatModel
-from common.task import Task
+from common.task import backbone_digest
 
 _NAME = "device"
 _OWN = "own-model"
@@ -40,11 +40,12 @@ def note(device: Device, settings: RunSettings) -> None:
 
 def card_of(device: Device, settings: RunSettings) -> Card:
     """How the run's model is used on this device."""
-    data, evaluated = settings.data, settings.evaluation
+    data, evaluated, task = settings.data, settings.evaluation, device.task
     return Card(
         settings.model, device.classes, data.channels, data.image_size,
         *moments(data.name, data.channels), evaluated.alpha, evaluated.steps, evaluated.statistics,
-        settings.method, settings.run_name,
+        settings.method, settings.run_name, task.backbone if task.tuning else "",
+        backbone_digest(task),
     )  # fmt: skip
 
 
@@ -74,7 +75,13 @@ def own_model(folder: Path, down: object | None = None) -> tuple[nn.Module, Card
     device = apart(card, "source", _no_images(card), kept[1][_OWN], memory)
     personal = registry.load(client_app.methods, card.method).personal
     module: nn.Module = personal(down or _NotSent(card.method), device, device.clients[0], 0)
-    return module.eval(), replace(card, architecture=device.own_model)
+    return module.eval(), of_architecture(card, device.own_model)
+
+
+def of_architecture(card: Card, name: str) -> Card:
+    """The card of a device's own model, which is used as the run's."""
+    own = replace(card, architecture=name)
+    return replace(own, backbone_digest=backbone_digest(own.task))
 
 
 def apart(
@@ -93,9 +100,8 @@ def apart(
     memory: what it has kept; nothing without it.
     """
     memory = memory or Memory(_context(), None)
-    task = Task(card.architecture, len(card.classes), card.channels, card.image_size)
-    model = FlatModel(task.build())
-    return Device(role, [data], card.classes, "", model, memory, own, task=task)
+    model = FlatModel(card.task.build())
+    return Device(role, [data], card.classes, "", model, memory, own, task=card.task)
 
 
 class _Trained(Memory):

@@ -8,7 +8,6 @@ round's work or asks for an evaluation, so that what is kept rests on replies th
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import nn
 
 from client_app.adapt import in_use
 from client_app.device import Device
-from client_app.kept import card_of
+from client_app.kept import card_of, of_architecture
 from common.config import RunSettings
 from common.data.client import ClientData
 from common.errors import AugFlowerError
@@ -47,7 +46,7 @@ def keep(folder: Path, device: Device, down: Any, settings: RunSettings, half: A
         if module is None:
             return
         if hasattr(half, "personal"):
-            card = replace(card, architecture=device.own_model)
+            card = of_architecture(card, device.own_model)
         content = model_bytes(*named(module, card), card)
         path = folder / MODEL
         if not path.is_file() or path.read_bytes() != content:

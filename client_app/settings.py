@@ -28,6 +28,9 @@ class NodeSettings(Settings):
     own_model: str = Field(
         "", description="Architecture of the device's own model, for fml; empty takes the run's."
     )
+    backbone: str = Field(
+        "", description="What pretrained-weights is here, for models that are trained in part."
+    )
     width: float = Field(
         0.0, ge=0, le=1, description="Share of the network to train, for raffm; 0: as it can hold."
     )
@@ -45,6 +48,11 @@ class NodeSettings(Settings):
         if not self.state_folder:
             raise SettingsError("node-config serve=true needs a state-folder to keep the model in")
         return Path(self.state_folder).expanduser() / FOLDER
+
+    @property
+    def features(self) -> Path | None:
+        """Where features of a frozen backbone are kept from run to run, if they are."""
+        return Path(self.state_folder).expanduser() / "features" if self.state_folder else None
 
     @property
     def folder(self) -> Path | None:

@@ -46,7 +46,10 @@ PFLLIB: frozenset[Partition] = frozenset(
 )
 """Partitions of all images, whatever ``samples_min`` and ``samples_max`` say."""
 
-FOR_DEVICES = frozenset({"method", "model", "own-models", "seed", "run-name", "data", "evaluation"})
+FOR_DEVICES = frozenset(
+    {"method", "model", "own-models", "pretrained-weights", "seed", "run-name"}
+    | {"data", "evaluation"}
+)
 """Settings and sections that devices read. What they need of a method's comes with each round."""
 
 OF_THE_SERVERS_IMAGES = frozenset(
@@ -170,7 +173,7 @@ class RunSettings(Settings):
     )
     pretrained_weights: str = Field(
         "",
-        description="Its start: a tag of torchvision's weights, or a file, such as a run's model.",
+        description="Its start: a tag of published weights, a file or a folder.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Of initialisation, sampling and batches.")
     run_name: str = Field(

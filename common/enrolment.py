@@ -15,6 +15,7 @@ class Down:
     parameters: int  # size d of the model that the server will send
     narrowest: float  # width of the network of which a step is to be timed; 0: of none
     batch: int  # images of that step
+    backbone: str  # SHA-256 of what of the model nobody trains; empty if all of it is trained
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from torch import nn
 
 from common.errors import ModelError
 from common.files import write_atomic
-from common.models import FlatModel, build
+from common.models import FlatModel
+from common.task import Task, backbone_digest, hollow
 from common.tensorfile import dump, parse
 from common.tensors import Tensors
 
@@ -29,6 +30,8 @@ class Card:
     alpha, steps: rate and number of adaptation steps that the model was trained for.
     statistics: whose BatchNorm statistics evaluate the adapted model.
     method, run: where it comes from.
+    backbone: where the weights of what nobody trained are; empty if all was trained.
+    backbone_digest: their SHA-256.
     """
 
     architecture: str
@@ -42,6 +45,15 @@ class Card:
     statistics: str
     method: str
     run: str
+    backbone: str = ""
+    backbone_digest: str = ""
+
+    @property
+    def task(self) -> Task:
+        """What its network was made for."""
+        return Task(
+            self.architecture, len(self.classes), self.channels, self.image_size, self.backbone
+        )
 
 
 def save_model(path: Path, model: Tensors, buffers: Tensors, card: Card) -> None:
@@ -61,11 +73,9 @@ def named(module: nn.Module, card: Card) -> tuple[Tensors, Tensors]:
     ------
     ModelError: it is none that the card's architecture could be built as again.
     """
-    size = {"channels": card.channels, "image_size": card.image_size}
-    again = build(card.architecture, classes=len(card.classes), **size)
     shapes, known = (
         {name: tensor.shape for name, tensor in network.state_dict().items()}
-        for network in (module, again)
+        for network in (module, hollow(card.task))
     )
     if shapes != known:
         raise ModelError(
@@ -89,13 +99,11 @@ def load_model(path: Path) -> tuple[FlatModel, Tensors, Card]:
         )
     groups, notes = parse(path.read_bytes(), str(path))
     card = read_card(notes, path)
-    module = build(
-        card.architecture,
-        classes=len(card.classes),
-        channels=card.channels,
-        image_size=card.image_size,
-    )
-    model = FlatModel(module)
+    if card.task.tuning and backbone_digest(card.task) != card.backbone_digest:
+        raise ModelError(
+            f"{path} was trained on other weights than those of {card.backbone}: put these back"
+        )
+    model = FlatModel(card.task.build())
     if groups["model"].specs != model.parameters.specs:
         raise ModelError(f"{path}: its tensors are not those of a {card.architecture}")
     model.load_tensors(groups["model"])

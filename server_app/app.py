@@ -20,7 +20,8 @@ from common import registry
 from common.config import RunSettings, other_sections, read_run_config, read_section
 from common.errors import AugFlowerError, DivergedError, RunError, SettingsError
 from common.modelfile import Card
-from common.task import Task
+from common.models.initial import absolute
+from common.task import Task, backbone_digest
 from common.trouble import endure_trouble
 from server_app.clients.bindings import awaited, read_bindings
 from server_app.clients.registry import Plan
@@ -105,7 +106,10 @@ def run(
     begun = settings.resume and (place / META).exists()
     secret = read_secret(place) if begun else new_secret()
     data = settings.data
-    task = Task(settings.model, len(public.classes), data.channels, data.image_size)
+    task = Task(
+        settings.model, len(public.classes), data.channels, data.image_size,
+        absolute(settings.pretrained_weights),
+    )  # fmt: skip
     setup = Setup(
         initial, buffers, settings.seed, task, knowledge,
         open_generator(server, settings, public, notice) if options.uses_generator else None,
@@ -137,10 +141,11 @@ def run(
         settings.data.sources, public.client_images, bindings, method.timed,
         # Who evaluates must be known: sources are left in peace only where targets alone do.
         on_demand=settings.round.fraction < 1 and settings.evaluation.who == "targets",
+        backbone=backbone_digest(task),
     )  # fmt: skip
     rounds = Rounds(
         grid, settings, method, knowledge, plan, folder,
-        _card(settings, options, public, folder), notice, status,
+        _card(settings, options, public, task, folder.path.name), notice, status,
     )  # fmt: skip
     try:
         with writable(folder.path, f"see to that, then: augflower resume {folder.path}"):
@@ -202,7 +207,7 @@ def _rate(settings: RunSettings, options: MethodSettings) -> float:
 
 
 def _card(
-    settings: RunSettings, options: MethodSettings, public: PublicData, folder: RunFolder
+    settings: RunSettings, options: MethodSettings, public: PublicData, task: Task, run: str
 ) -> Card:
     data, evaluated = settings.data, settings.evaluation
     return Card(
@@ -216,7 +221,9 @@ def _card(
         steps=evaluated.steps,
         statistics=evaluated.statistics,
         method=settings.method,
-        run=folder.path.name,
+        run=run,
+        backbone=task.backbone if task.tuning else "",
+        backbone_digest=backbone_digest(task),
     )
 
 

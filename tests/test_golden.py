@@ -19,6 +19,8 @@ import torch
 from flwr.app import Error, Message
 from threadpoolctl import threadpool_limits
 
+from common.models.weights import weights_bytes
+from common.task import Task
 from common.tensorfile import parse
 from server_app.transport.in_process import FIRST_NODE
 from tests.conftest import own_server
@@ -41,6 +43,7 @@ def of(method: str, options: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 RUNS: dict[str, dict[str, Any]] = {
     "fedavg": of("fedavg", LOCAL),
+    "fedavg-light": of("fedavg", LOCAL, model="cnn-tiny+ffa-2"),
     "fedavg-batchnorm": of("fedavg", LOCAL) | NORM,
     "fedprox": of("fedprox", {**LOCAL, "mu": 0.1}),
     "raffm": of("raffm", {**LOCAL, "assign": "1,0.5,0.25"}),
@@ -74,6 +77,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "augfl": of("augfl", AUGFL) | LABELS,
     "augfl-forward": of("augfl", {**AUGFL, "difference": "forward", "server-steps": 1}) | LABELS,
     "augfl-alone": of("augfl", {**AUGFL, "lambda": 0.0, "weights": "equal"}),
+    "augfl-light": of("augfl", AUGFL, model="cnn-tiny+head") | LABELS,
     "augfl-exact": of("augfl", {**AUGFL, "update": "exact", "server-steps": 1})
     | LABELS | {"knowledge.cross-entropy": 0.0, "knowledge.squared-distance": 0.5},
 }  # fmt: skip
@@ -100,9 +104,13 @@ def interfere(message: Message, reply: Message) -> Message | None:
 def play(name: str, folder: Path) -> dict[str, Any]:
     from deploy.simulate import simulate
 
-    server = own_server(folder)
+    server, config = own_server(folder), {**SHARED, **RUNS[name]}
+    if "+" in config["model"]:
+        network = Task("cnn-tiny", 10, 1, 8).build(seed=7)
+        (folder / "backbone.safetensors").write_bytes(weights_bytes(network))
+        config["pretrained-weights"] = str(folder / "backbone.safetensors")
     with threadpool_limits(1):  # NumPy's singular values depend on the number of threads
-        path = simulate({**SHARED, **RUNS[name]}, server, lambda _: None, interfere=interfere)
+        path = simulate(config, server, lambda _: None, interfere=interfere)
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return {"processor": processor(), "models": models(path), "record": [*map(kept, lines)]}
 

@@ -30,10 +30,10 @@ Key = bytes
 """SHA-256 of an image's shape and pixels."""
 
 
-def keys_of(pixels: NDArray[np.uint8]) -> list[Key]:
-    """One key for each image of a batch, shape (n, c, h, w)."""
-    shape = str(pixels.shape[1:]).encode()
-    return [hashlib.sha256(shape + image.tobytes()).digest() for image in pixels]
+def keys_of(images: NDArray[np.generic]) -> list[Key]:
+    """One key for each image of a batch, shape (n, ...)."""
+    shape = str(images.shape[1:]).encode()
+    return [hashlib.sha256(shape + image.tobytes()).digest() for image in images]
 
 
 def digest(identity: Any) -> str:

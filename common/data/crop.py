@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from common.contract import Crop
+from common.errors import DataError
 
 
 def crop(
@@ -22,9 +23,15 @@ def crop(
     ----------
     images: shape (n, c, h, w); unchanged.
     border: what comes in from outside: the image reflected, or zeros.
+
+    Raises
+    ------
+    DataError: these are no images.
     """
     if kind == "none":
         return images
+    if images.ndim != 4:
+        raise DataError(f"random views ({kind}) are of images, not of features: turn them off")
     n, _, height, width = images.shape
     margin = max(1, min(height, width) // 8)
     padded = F.pad(images, [margin] * 4, mode=border)

@@ -64,8 +64,10 @@ class FlatModel:
 
     @property
     def buffers(self) -> Tensors:
-        """Buffers, such as BatchNorm's running statistics, as named tensors (a copy)."""
-        return Tensors.pack({n: np.array(b.numpy()) for n, b in self.module.named_buffers()})
+        """Persistent buffers, such as BatchNorm's running statistics, as named tensors (a copy)."""
+        kept = self.module.state_dict().keys()
+        named = self.module.named_buffers()
+        return Tensors.pack({n: np.array(b.numpy()) for n, b in named if n in kept})
 
     def load_buffers(self, buffers: Tensors) -> None:
         """Copy named tensors into the module's buffers."""

@@ -77,12 +77,17 @@ def weights_bytes(module: nn.Module) -> bytes:
 
 def fingerprint(module: nn.Module) -> str:
     """SHA-256 over names, dtypes, shapes and values of all weights, hexadecimal."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
+    return digest(module.state_dict())
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and values, hexadecimal."""
+    found = hashlib.sha256()
+    for name, tensor in tensors.items():
         array = tensor.detach().contiguous()
-        digest.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
-        digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        found.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
+        found.update(array.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from common.models import clip
 from common.models.cnn import cnn, cnn_5x5
 from common.models.preprocessing import Preprocessing
 from common.models.resnet import resnet
+from common.models.seeded import seeded
 from common.models.widths import cut, name_and_width
 
 Builder = Callable[[int, int, int], nn.Module]
@@ -113,10 +114,8 @@ def build(name: str, *, classes: int, channels: int, image_size: int, seed: int 
             f"model {name!r}: needs images of at least 1 pixel and 1 channel and at least 2 "
             f"classes, not image_size={image_size}, channels={channels}, classes={classes}"
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        whole, width = name_and_width(name)
-        model = cut(_create(whole, classes, channels, image_size), width)
+    whole, width = name_and_width(name)
+    model = seeded(lambda: cut(_create(whole, classes, channels, image_size), width), seed)
     _try(model, name, classes, channels, image_size)
     return model
 

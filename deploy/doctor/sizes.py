@@ -31,11 +31,11 @@ def parameters_of(model: str) -> int:
     try:
         import torch
 
-        from common.models import build
+        from common.task import Task
 
         with torch.device("meta"):
             size = LARGE if ":" in model else SMALL
-            built = build(model, classes=CLASSES, channels=CHANNELS, image_size=size)
+            built = Task(model, CLASSES, CHANNELS, size).build()
     except ImportError as problem:
         raise ModelError(f"{model} cannot be built here ({problem}): give its size") from None
     return sum(parameter.numel() for parameter in built.parameters())

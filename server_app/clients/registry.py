@@ -56,6 +56,7 @@ class Plan:
     timed: width and images of a step that nodes are to time; None if none.
     on_demand: whether sources of which the operator has said all that a choice needs introduce
         themselves when they are first chosen, and not when they come.
+    backbone: SHA-256 of what of the model nobody trains; empty if all of it is trained.
     """
 
     run: str
@@ -68,6 +69,7 @@ class Plan:
     bindings: Mapping[str, Binding] = field(default_factory=dict)
     timed: tuple[float, int] | None = None
     on_demand: bool = False
+    backbone: str = ""
 
 
 class Nodes:
@@ -234,7 +236,7 @@ class Nodes:
         if new:
             plan = self._plan
             timed = plan.timed or (0.0, 0)
-            down = enrolment.Down(plan.run, plan.token, plan.parameters, *timed)
+            down = enrolment.Down(plan.run, plan.token, plan.parameters, *timed, plan.backbone)
 
             def write() -> list[Message]:
                 return [

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.tensors import Tensors
-
-Net = TypeVar("Net", bound=nn.Module)
-
-
-def seeded(build: Callable[[], Net], seed: int) -> Net:
-    """A network with the initialisation of a seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build()
 
 
 def rows_of(collected: Mapping[int, Tensors]) -> tuple[Tensor, Tensor]:

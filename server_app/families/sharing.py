@@ -8,10 +8,10 @@ import numpy as np
 from torch import nn
 
 from common.models import FlatModel
+from common.models.seeded import seeded
 from common.tensors import Tensors
 from server_app.aggregation.expected import Exactly, Expected, Vector
 from server_app.families.averaging import Averaging
-from server_app.families.fit import seeded
 from server_app.method import Replies, Saved, Setup
 
 

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from common.feature_generator import FeatureGenerator
 from common.methods.fedgen import Down, Up
+from common.models.seeded import seeded
 from common.models.state import load_state, state_of
 from common.seeds import seed_for
 from common.sgd import LocalSgd
 from common.tensors import Tensors
 from server_app.aggregation.expected import Exactly, Expected, Vector
 from server_app.aggregation.replies import EMPTY
-from server_app.families.fit import descend, seeded
+from server_app.families.fit import descend
 from server_app.families.own_models import OwnModels
 from server_app.method import MethodSettings, Replies, Saved, Setup
 from server_app.validation.errors import Rejected

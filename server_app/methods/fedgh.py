@@ -10,12 +10,13 @@ from pydantic import Field
 from torch import nn
 
 from common.methods.fedgh import Down, Up
+from common.models.seeded import seeded
 from common.models.state import load_state, state_of
 from common.seeds import seed_for
 from common.sgd import LocalSgd
 from common.tensors import Tensors
 from server_app.aggregation.expected import AnyOf, Expected
-from server_app.families.fit import descend, rows_of, seeded
+from server_app.families.fit import descend, rows_of
 from server_app.families.own_models import OwnModels
 from server_app.method import MethodSettings, Replies, Saved, Setup
 

@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from common.discrepancy import mmd
 from common.errors import SettingsError
 from common.methods.fedktl import Down, Up
+from common.models.seeded import seeded
 from common.models.state import load_state, state_of
 from common.seeds import seed_for
 from common.sgd import LocalSgd
 from common.tensors import Tensors
 from server_app.aggregation.expected import AnyOf, Expected
 from server_app.aggregation.replies import EMPTY
-from server_app.families.fit import descend, rows_of, seeded
+from server_app.families.fit import descend, rows_of
 from server_app.families.own_models import OwnModels
 from server_app.method import Generator, MethodSettings, Replies, Saved, Setup
 

@@ -4,12 +4,12 @@ from pydantic import Field
 from torch import nn
 
 from common.methods.lg_fedavg import Down, Up
+from common.models.seeded import seeded
 from common.models.state import state_of
 from common.seeds import seed_for
 from common.sgd import LocalSgd
 from common.tensors import Tensors
 from server_app.aggregation.expected import Expected, Vector
-from server_app.families.fit import seeded
 from server_app.families.own_models import OwnModels
 from server_app.method import MethodSettings, Replies, Saved, Setup
 

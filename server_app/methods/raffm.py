@@ -109,6 +109,11 @@ class Server(Averaging):
         self._cut: tuple[Tensors, dict[float, tuple[Tensors, Tensors]]] = (setup.model, {})
         self._where: dict[float, tuple[Where, Where]] = {}
         self._costs: list[Cost] = []
+        if setup.task and setup.task.tuning:
+            raise ModelError(
+                f"model {setup.task.architecture} is trained in part, and its units cannot be "
+                "sorted or left out; train all of it, or choose another method"
+            )
         # Without a task there is no network that could be cut.
         self.all_widths: list[float] = settings.all_widths if setup.task else [1.0]
         self.groups: list[Group] = groups_of(hollow(setup.task)) if setup.task else []
