@@ -19,7 +19,7 @@ from common.data.catalogue import KNOWN
 from common.data.own import DataSet
 from common.errors import DataError
 from common.models import register
-from deploy.simulate import DEVICES
+from deploy.simulate import DEVICES, cores
 from deploy.simulate import simulate as run_simulation
 from server_app.monitoring.callbacks import Callback
 from server_app.monitoring.watch import Watch
@@ -41,9 +41,10 @@ def simulate(
     private_model: Path | str | None = None,
     settings: Mapping[str, Any] | None = None,
     callbacks: Sequence[str | Callback] | None = None,
+    processes: int | None = None,
     show: Callable[[str], None] | None = print,
 ) -> Run:
-    """Run a method in this process, to its end.
+    """Run a method on this machine, to its end.
 
     Parameters
     ----------
@@ -67,6 +68,8 @@ def simulate(
     callbacks: who else is told of the run: "tensorboard", "mlflow", "wandb", names of installed
         packages, or objects of your own (``augflower.Callback``); without it, those that
         ``AUGFLOWER_CALLBACKS`` names.
+    processes: forks of this one that share the clients, modules and images as they are in memory;
+        one for each core without it. The result does not depend on their number.
     show: gets the run's lines; None keeps quiet.
 
     Raises
@@ -89,8 +92,17 @@ def simulate(
     say = show or (lambda _: None)
     with Watch(place, say, callbacks) as watch:
         folder = clients if isinstance(clients, Path) else None
+        count = cores() if processes is None else processes
         return Run(
-            run_simulation(config, place, say, clients=folder, memory=memory, status=watch.status)
+            run_simulation(
+                config,
+                place,
+                say,
+                clients=folder,
+                memory=memory,
+                status=watch.status,
+                processes=count,
+            )
         )
 
 

@@ -167,6 +167,12 @@ def open_device(context: Context, settings: RunSettings, token: str = "") -> Dev
     return device
 
 
+def forget(context: Context) -> None:
+    """Keep nothing of a node's device; its memory stays."""
+    for key in [key for key in _DEVICES if key[:2] == (context.run_id, context.node_id)]:
+        del _DEVICES[key]
+
+
 _IMAGES = "images"  # the list of those that were there when the run began is kept under it
 _KEPT = 1024
 _DEVICES: OrderedDict[tuple[int, int, RunSettings, NodeSettings], Device] = OrderedDict()

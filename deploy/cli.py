@@ -58,6 +58,12 @@ Clients = Annotated[
 ]
 
 
+Processes = Annotated[
+    int | None,
+    typer.Option(min=1, help="That share the clients; without it, one for each core."),
+]
+
+
 def _version(asked: bool) -> None:
     if asked:
         print(f"augflower {metadata.version('augflower')}")
@@ -143,13 +149,14 @@ def pretrain(
 def simulate(
     settings: Settings = None,
     clients: Clients = None,
+    processes: Processes = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Serve a live page, also after the run's end.")
     ] = False,
 ) -> None:
-    """Run in this process: the same code and messages as a fleet, without a network."""
+    """Run on this machine: the same code and messages as a fleet, without a network."""
     from deploy.assignments import parse_assignments
-    from deploy.simulate import DEVICES
+    from deploy.simulate import DEVICES, cores
     from deploy.simulate import simulate as run_simulation
     from server_app.monitoring.watch import Watch
     from server_app.place import Place
@@ -163,8 +170,9 @@ def simulate(
         server = replace(server, watch=Place("127.0.0.1", 8080))
     with RunProgress(console) as show, Watch(server, show) as watching:
         folder = run_simulation(
-            overrides, server, show, clients=clients, memory=memory, status=watching.status
-        )
+            overrides, server, show, clients=clients, memory=memory, status=watching.status,
+            processes=processes or cores(),
+        )  # fmt: skip
         show(f"report: {folder / 'report.html'}")
         if watch and watching.url:
             with contextlib.suppress(KeyboardInterrupt):
@@ -240,6 +248,7 @@ def resume(
     rounds: Annotated[int | None, typer.Option(min=1, help="A new last round.")] = None,
     settings: Settings = None,
     clients: Clients = None,
+    processes: Processes = None,
     kit: Kit = None,
     superlink: SuperLink = None,
     root_certificates: Certificates = None,
@@ -247,7 +256,7 @@ def resume(
 ) -> None:
     """Go on from a run's last checkpoint: here, or with --kit on a fleet that is up."""
     from deploy.assignments import parse_assignments
-    from deploy.simulate import DEVICES
+    from deploy.simulate import DEVICES, cores
     from deploy.simulate import simulate as run_simulation
     from server_app.monitoring.watch import Watch
     from server_app.runs.folder import META, read_settled
@@ -264,7 +273,10 @@ def resume(
     server = replace(read_server_settings(), runs=run.absolute().parent)
     with RunProgress(console) as show, Watch(server, show) as watching:
         memory = run.absolute() / DEVICES
-        run_simulation(config, server, show, clients=clients, memory=memory, status=watching.status)
+        run_simulation(
+            config, server, show, clients=clients, memory=memory, status=watching.status,
+            processes=processes or cores(),
+        )  # fmt: skip
 
 
 def _run_on_fleet(

@@ -1,13 +1,22 @@
-"""A whole run in one process: the same shells and the same wire, one node after the other."""
+"""A whole run on one machine: the same shells and the same wire, its nodes on all cores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from client_app.app import app as client_app
+from client_app.device import forget
 from common.config import DataSettings
+from common.data.load import load
+from common.data.plan import plan
 from common.errors import SettingsError
 from deploy.client_folders import folder_nodes, folder_settings
 from deploy.research.effect import without_effect
@@ -17,6 +26,7 @@ from server_app.app import read_settings, run
 from server_app.monitoring.status import Status
 from server_app.settings import ServerSettings
 from server_app.transport.in_process import InProcessGrid, Interference
+from server_app.transport.processes import ProcessesGrid
 
 DEVICES = "devices"
 """Where simulated devices keep their memory, in the folder of a run."""
@@ -32,6 +42,7 @@ def simulate(
     memory: Path | None = None,
     interfere: Interference | None = None,
     status: Status | None = None,
+    processes: int = 1,
 ) -> Path:
     """Run with the defaults and ``overrides``; returns the folder of the run.
 
@@ -45,6 +56,7 @@ def simulate(
         without it, their memory ends with this process.
     interfere: lets tests lose or change replies.
     status: is told what the run is doing.
+    processes: that new nodes share, as many as there are nodes at most; the result is the same.
 
     SIGTERM ends the program after the run is noted as stopped.
 
@@ -71,9 +83,57 @@ def simulate(
                 "data.name=folder: each client brings its own images; give --clients FOLDER, with "
                 "one subfolder a client, or run it on a fleet (augflower provision, node, run)"
             )
-        grid = InProcessGrid(client_app, nodes, config, interfere=interfere)
+        with (
+            _grid(nodes, config, settings.data, processes, interfere, notice) as made,
+            terminable(),
+        ):
+            return run(made, config, server, notice, status)
     with terminable():
         return run(grid, config, server, notice, status)
+
+
+@contextlib.contextmanager
+def _grid(
+    nodes: Sequence[Mapping[str, Any]],
+    config: Mapping[str, Any],
+    data: DataSettings,
+    processes: int,
+    interfere: Interference | None,
+    notice: Callable[[str], None],
+) -> Iterator[InProcessGrid]:
+    """New nodes, in as many processes as are wanted and possible."""
+    processes = min(processes, len(nodes))
+    if processes > 1 and (reason := _alone()):
+        notice(f"all clients are in one process: {reason}")
+        processes = 1
+    if processes == 1:
+        yield InProcessGrid(client_app, nodes, config, interfere=interfere)
+        return
+    if data.name != "folder":  # what is read before the fork is in memory once
+        images = load(data.name, image_size=data.image_size, channels=data.channels)
+        images.pixels(np.zeros(1, np.int64))
+        plan(images.labels, data, images.owners)
+    grid = ProcessesGrid(
+        client_app, nodes, config, processes, interfere=interfere, forget=forget, notice=notice
+    )
+    try:
+        yield grid
+    finally:
+        grid.close()
+
+
+def _alone() -> str:
+    """Why this process cannot be forked; empty where it can."""
+    if sys.platform != "linux":
+        return f"{sys.platform} has no fork that PyTorch can be trusted in"
+    if torch.cuda.is_initialized():
+        return "this program has used CUDA, which its forks then cannot"
+    return ""
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
 
 
 def _of_folder(clients: Path, data: DataSettings) -> str:

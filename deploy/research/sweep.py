@@ -138,7 +138,7 @@ def finished(folder: Path, point: Point) -> bool:
 
 def command(point: Point, folder: Path) -> list[str]:
     """What runs one point, in a process of its own that ends with this one."""
-    words = [sys.executable, "-m", "deploy.child", str(os.getpid()), "simulate"]
+    words = [sys.executable, "-m", "deploy.child", str(os.getpid()), "simulate", "--processes", "1"]
     settings = point.settings | {"run-name": point.name}
     if (folder / point.name / "run.json").is_file():
         settings["resume"] = True

@@ -2,23 +2,26 @@
 
 Messages are serialised to protobuf and back, so that what a device gets is what a network would
 bring, and each node keeps its own context between messages, as a SuperNode does. Nodes work one
-after the other; a reply is dated as if its node had begun when the message was sent, as all would
-on machines of their own.
+after the other, each with one thread, so that results do not depend on the number of cores; a reply
+is dated as if its node had begun when the message was sent, as all would on machines of their own.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from threadpoolctl import ThreadpoolController
 
 from common.config import for_devices
 from server_app.transport.grid import PullingGrid
@@ -61,6 +64,7 @@ class InProcessGrid(PullingGrid):
         self._interfere = interfere
         self._run_id = run_id
         self._counter = itertools.count(1)
+        self._pools = ThreadpoolController()
         self._waiting: dict[str, Message] = {}
         self.contexts = {
             node: Context(run_id, node, dict(config), RecordDict(), for_devices(run_config), 0)
@@ -84,10 +88,10 @@ class InProcessGrid(PullingGrid):
         """Take messages; nothing runs before the replies are pulled."""
         ids = []
         for message in messages:
-            copy = _through_protobuf(message)
-            copy.metadata.__dict__["_message_id"] = f"in-process-{next(self._counter)}"
-            self._waiting[copy.metadata.message_id] = copy
-            ids.append(copy.metadata.message_id)
+            message_id = f"in-process-{next(self._counter)}"
+            message.metadata.__dict__["_message_id"] = message_id
+            self._waiting[message_id] = message
+            ids.append(message_id)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -101,16 +105,46 @@ class InProcessGrid(PullingGrid):
         return replies
 
     def _answer(self, message: Message) -> Message | None:
-        node, begun = message.metadata.dst_node_id, time.perf_counter()
-        try:
-            reply = _through_protobuf(self._app(message, self.contexts[node]))
-        except Exception as error:  # what a SuperNode does with any error of its ClientApp
-            reply = Message(Error(2, f"{type(error)}:<{error!r}>"), reply_to=message)
-        took = time.perf_counter() - begun
+        reply, took = self._reply(message)
         reply.metadata.__dict__["_created_at"] = message.metadata.created_at + took
         return self._interfere(message, reply) if self._interfere else reply
 
+    def _reply(self, message: Message) -> tuple[Message, float]:
+        """A node's reply, and how long it worked, seconds."""
+        reply, took = self._play(serialised(message))
+        return deserialised(reply), took
 
-def _through_protobuf(message: Message) -> Message:
-    proto = ProtoMessage.FromString(message_to_proto(message).SerializeToString())
-    return message_from_proto(proto)
+    def _play(self, content: bytes) -> tuple[bytes, float]:
+        """Run the node that a message is for; both messages as they travel."""
+        message, begun = deserialised(content), time.perf_counter()
+        try:
+            with self._one_thread():
+                reply = serialised(self._app(message, self.contexts[message.metadata.dst_node_id]))
+        except Exception as error:  # what a SuperNode does with any error of its ClientApp
+            reply = serialised(failure(f"{type(error)}:<{error!r}>", message))
+        return reply, time.perf_counter() - begun
+
+    @contextmanager
+    def _one_thread(self) -> Iterator[None]:
+        before = torch.get_num_threads()
+        with self._pools.limit(limits=1):
+            torch.set_num_threads(1)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(before)
+
+
+def failure(reason: str, message: Message) -> Message:
+    """What comes in the place of a reply."""
+    return Message(Error(2, reason), reply_to=message)
+
+
+def serialised(message: Message) -> bytes:
+    """A message as it travels."""
+    return bytes(message_to_proto(message).SerializeToString())
+
+
+def deserialised(content: bytes) -> Message:
+    """What comes of it."""
+    return message_from_proto(ProtoMessage.FromString(content))
