@@ -1,6 +1,6 @@
 """Every method at its defaults on every data set that needs no download: does it train?
 
-    python -m benchmarks.defaults [--seeds 3] [--rounds 30]
+    python -m benchmarks.defaults [--seeds 3] [--rounds 30] [--method augfl --method transfer]
 
 Nothing is set but the data set, its size of images and its model, as a newcomer would. The private
 model is what ``augflower pretrain`` makes at its defaults. No device has a teacher or a model of
@@ -13,7 +13,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shlex
+import sys
 import tempfile
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -47,20 +50,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--results", type=Path, default=Path("runs/defaults.json"))
+    parser.add_argument("--method", action="append", choices=methods(), help="By default all.")
     options = parser.parse_args()
+    chosen = options.method or methods()
     torch.set_num_threads(1)
     done = read_json(options.results) if options.results.exists() else {}
     options.results.parent.mkdir(parents=True, exist_ok=True)
     for data, settings in DATA.items():
-        for method in methods():
+        for method in chosen:
             for seed in range(options.seeds):
                 key = f"{data}/{method}/{options.rounds}/{seed}"
                 if key not in done:
                     done[key] = one(settings, method, options.rounds, seed)
                     print(key, done[key], flush=True)
                     write_json(options.results, done)
-    print(table(done, options.rounds, options.seeds))
-    print("\n" + footer(f"python -m benchmarks.defaults --seeds {options.seeds}"))
+    print(table(done, chosen, options.rounds, options.seeds))
+    print("\n" + footer("python -m benchmarks.defaults " + shlex.join(sys.argv[1:])))
 
 
 def methods() -> list[str]:
@@ -97,17 +102,17 @@ def one(data: dict[str, Any], method: str, rounds: int, seed: int) -> dict[str, 
     }
 
 
-def table(done: dict[str, Any], rounds: int, seeds: int) -> str:
+def table(done: dict[str, Any], chosen: Sequence[str], rounds: int, seeds: int) -> str:
     """Means over the seeds, and how often a method ended at or under the untrained model."""
     lines = [f"| {rounds} rounds | " + " | ".join(DATA) + " |", "| --- " * (len(DATA) + 1) + "|"]
     entry = {
         (data, method): [done[f"{data}/{method}/{rounds}/{seed}"] for seed in range(seeds)]
         for data in DATA
-        for method in methods()
+        for method in chosen
     }
-    cells = [np.mean([run["untrained"] for run in entry[data, "augfl"]]) for data in DATA]
+    cells = [np.mean([run["untrained"] for run in entry[data, chosen[0]]]) for data in DATA]
     lines.append("| untrained | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |")
-    for method in methods():
+    for method in chosen:
         row = []
         for data in DATA:
             runs = entry[data, method]

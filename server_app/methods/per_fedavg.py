@@ -19,7 +19,7 @@ class Settings(MethodSettings):
         "hessian-free", description="How the Hessian is treated: dropped, or by differences."
     )
     delta: float = Field(0.002, gt=0, le=1, description="Step of the finite difference.")
-    batch_size: int = Field(0, ge=0, description="Images a gradient; 0 takes all.")
+    batch_size: int = Field(10, ge=0, description="Images a gradient; 0 takes all.")
 
     @property
     def adaptation_rate(self) -> float:
