@@ -29,6 +29,27 @@ SMALL = {
 }
 
 
+PARTS = {"lora": "+lora-2"}
+"""What is trained of a model, for methods that cannot train all of it."""
+
+
+def backbone(folder: Path, seed: int = 7) -> str:
+    """A file of weights of cnn-tiny."""
+    from common.models.weights import weights_bytes
+    from common.task import Task
+
+    path = folder / f"backbone-{seed}.safetensors"
+    path.write_bytes(weights_bytes(Task("cnn-tiny", 10, 1, 8).build(seed=seed)))
+    return str(path)
+
+
+def needed(method: str, folder: Path) -> dict[str, str]:
+    """Settings without which a method does not run."""
+    if method not in PARTS:
+        return {}
+    return {"model": f"cnn-tiny{PARTS[method]}", "pretrained-weights": backbone(folder)}
+
+
 @pytest.fixture(autouse=True)
 def _no_stray_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("AUGFLOWER_")]:
@@ -51,7 +72,7 @@ def small_run(tmp_path: Path) -> Callable[..., Path]:
 
     def run(method: str, overrides: dict[str, Any] | None = None, **options: Any) -> Path:
         server = options.pop("server", own_server(tmp_path))
-        config = {**SMALL, "method": method, **(overrides or {})}
+        config = {**SMALL, **needed(method, tmp_path), "method": method, **(overrides or {})}
         return simulate(config, server, options.pop("notice", lambda text: None), **options)
 
     return run

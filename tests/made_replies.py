@@ -21,6 +21,7 @@ from common.tensors import Tensors
 from server_app.aggregation.expected import Specs
 from server_app.aggregation.replies import Replies
 from server_app.method import Method, Setup, Source
+from tests.conftest import PARTS
 
 METHODS = registry.names(server_app.methods)
 HALVES: dict[str, Any] = {name: registry.load(server_app.methods, name) for name in METHODS}
@@ -38,8 +39,11 @@ def _network(classes: int, channels: int, size: int) -> nn.Module:
 
 register("made", _network)
 TASK = Task("made", classes=3, channels=1, image_size=2)
-_MADE = FlatModel(TASK.build())
-MODEL, BUFFERS = _MADE.parameters, _MADE.buffers
+
+
+def task_of(name: str) -> Task:
+    """What a method learns."""
+    return replace(TASK, architecture=TASK.architecture + PARTS.get(name, ""))
 
 
 class Pull:
@@ -76,8 +80,16 @@ class Stretch:
 def server(name: str, clients: int, options: dict[str, Any] | None = None) -> Method:
     """A server half that knows its clients; client i has 10 + i images."""
     half = HALVES[name]
+    task = task_of(name)
+    made = FlatModel(task.build())
     setup = Setup(
-        MODEL, BUFFERS, seed=3, task=TASK, knowledge=Pull(), generator=Stretch(), secret=b"secret"
+        made.parameters,
+        made.buffers,
+        seed=3,
+        task=task,
+        knowledge=Pull(),
+        generator=Stretch(),
+        secret=b"secret",
     )
     # Of a width of 2, all ReLUs of a server's network may be dead from the start.
     short = {"server_steps": 2, "server_epochs": 2, "width": 8, "hidden": 2}

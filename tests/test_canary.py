@@ -25,7 +25,7 @@ from deploy.simulate import node_configs
 from server_app.app import read_settings
 from server_app.private.pretrained import PretrainedModel, build_architecture
 from server_app.transport.in_process import InProcessGrid
-from tests.conftest import SMALL, drop_the_allow_list, own_server
+from tests.conftest import SMALL, drop_the_allow_list, needed, own_server
 
 VALUE = 1234.5678
 # A run of three: one value alone may come up by chance in a half-width format.
@@ -72,6 +72,7 @@ BARELY = {"augfl.lambda": 1e-9, "transfer.rate": 1e-9, "fed_lpfm.lambda": 0.0}
 
 def listen(method: str, private_model: Path, small_run: Callable[..., Path]) -> list[bytes]:
     overrides = {**SMALL, "method": method, "knowledge.kl": 1.0, **BARELY}
+    overrides |= needed(method, private_model.parent)
     config = default_config() | overrides
     grid = Listening(app, node_configs(read_settings(config)[0].data), config)
     grid.sent = []

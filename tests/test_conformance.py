@@ -20,6 +20,7 @@ from deploy.run_config import default_config
 from deploy.simulate import node_configs
 from server_app.app import contract
 from server_app.transport.in_process import FIRST_NODE, InProcessGrid, Interference
+from tests.conftest import needed
 
 METHODS = registry.names(server_app.methods)
 TRAINED = [name for name in METHODS if contract(name) is not None]
@@ -50,10 +51,13 @@ def losses(line: dict[str, Any]) -> list[float]:
     return [client["loss_after"] for part in found if part for client in part["clients"]]
 
 
-def fleet(name: str, interfere: Interference | None = None) -> InProcessGrid:
+def fleet(
+    method: str, folder: Path, name: str, interfere: Interference | None = None
+) -> InProcessGrid:
     """The devices of a small run, which outlive its server."""
     data = DataSettings(sources=3, targets=4)
-    config = default_config() | PLAIN | {"data.sources": 3, "data.targets": 4, "run-name": name}
+    config = default_config() | PLAIN | needed(method, folder)
+    config |= {"data.sources": 3, "data.targets": 4, "run-name": name}
     return InProcessGrid(app, node_configs(data), config, interfere=interfere)
 
 
@@ -96,7 +100,9 @@ def test_one_client_missing(method: str, small_run: Run):
 
 
 @pytest.mark.parametrize("method", TRAINED)
-def test_a_device_that_is_asked_twice_in_a_round_learns_once(method: str, small_run: Run):
+def test_a_device_that_is_asked_twice_in_a_round_learns_once(
+    method: str, small_run: Run, tmp_path: Path
+):
     """Its reply is lost after it was computed: model and memory are as if it had come at once."""
     lost: set[tuple[str, int]] = set()
 
@@ -110,7 +116,7 @@ def test_a_device_that_is_asked_twice_in_a_round_learns_once(method: str, small_
 
     found = []
     for name, interfere in (("whole", None), ("lost", lose)):
-        grid = fleet(name, interfere)
+        grid = fleet(method, tmp_path, name, interfere)
         config = {**PLAIN, "rounds": 4, "round.return-timeout": 5.0, "round.deadline": 20.0}
         folder = small_run(method, {**config, "run-name": name}, grid=grid)
         assert [line["replies"] for line in lines(folder)[1:]] == [3] * 4
@@ -139,9 +145,9 @@ def test_under_the_quorum_nothing_changes(method: str, small_run: Run):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_resumed_is_bit_identical(method: str, small_run: Run):
+def test_resumed_is_bit_identical(method: str, small_run: Run, tmp_path: Path):
     whole = small_run(method, {**PLAIN, "rounds": 4, "run-name": "whole"})
-    grid = fleet("cut")
+    grid = fleet(method, tmp_path, "cut")
     cut = {**PLAIN, "run-name": "cut"}
     small_run(method, {**cut, "rounds": 2}, grid=grid)
     resumed = small_run(method, {**cut, "rounds": 4, "resume": True}, grid=grid)

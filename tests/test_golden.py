@@ -19,11 +19,9 @@ import torch
 from flwr.app import Error, Message
 from threadpoolctl import threadpool_limits
 
-from common.models.weights import weights_bytes
-from common.task import Task
 from common.tensorfile import parse
 from server_app.transport.in_process import FIRST_NODE
-from tests.conftest import own_server
+from tests.conftest import backbone, own_server
 
 FOLDER = Path(__file__).parent / "golden"
 LABELS = {"knowledge.kl": 0.0, "knowledge.crd": 0.0, "knowledge.cross-entropy": 1.0}
@@ -44,6 +42,10 @@ def of(method: str, options: dict[str, Any], **more: Any) -> dict[str, Any]:
 RUNS: dict[str, dict[str, Any]] = {
     "fedavg": of("fedavg", LOCAL),
     "fedavg-light": of("fedavg", LOCAL, model="cnn-tiny+ffa-2"),
+    "lora": of("lora", {**LOCAL, "ranks": "4,2,1"}, model="cnn-tiny+lora-4"),
+    "lora-coverage": of(
+        "lora", {**LOCAL, "ranks": "4,2,1", "average": "coverage"}, model="cnn-tiny+lora-4"
+    ),
     "fedavg-batchnorm": of("fedavg", LOCAL) | NORM,
     "fedprox": of("fedprox", {**LOCAL, "mu": 0.1}),
     "raffm": of("raffm", {**LOCAL, "assign": "1,0.5,0.25"}),
@@ -106,9 +108,7 @@ def play(name: str, folder: Path) -> dict[str, Any]:
 
     server, config = own_server(folder), {**SHARED, **RUNS[name]}
     if "+" in config["model"]:
-        network = Task("cnn-tiny", 10, 1, 8).build(seed=7)
-        (folder / "backbone.safetensors").write_bytes(weights_bytes(network))
-        config["pretrained-weights"] = str(folder / "backbone.safetensors")
+        config["pretrained-weights"] = backbone(folder)
     with threadpool_limits(1):  # NumPy's singular values depend on the number of threads
         path = simulate(config, server, lambda _: None, interfere=interfere)
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]

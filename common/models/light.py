@@ -80,6 +80,11 @@ def name_and_tuning(name: str) -> tuple[str, Tuning | None]:
     )
 
 
+def with_rank(name: str, rank: int) -> str:
+    """The same model with another number behind what is trained of it."""
+    return f"{name.rpartition('-')[0]}-{rank}"
+
+
 def tune(network: nn.Module, tuning: Tuning) -> nn.Module:
     """Freeze a network in place, but for its head and what is trained besides; add what is new.
 
