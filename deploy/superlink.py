@@ -15,7 +15,10 @@ from deploy.adaptation import Adaptation, adapt
 from deploy.superlink_adaptations import (
     activation,
     bounds,
+    crowding,
     database,
+    messages,
+    objects,
     polls,
     settings,
     signatures,
@@ -25,9 +28,12 @@ ADAPTATIONS: tuple[Adaptation, ...] = (
     activation.ADAPTATION,
     bounds.ADAPTATION,
     database.ADAPTATION,
+    messages.ADAPTATION,
+    objects.ADAPTATION,
     settings.ADAPTATION,
     signatures.ADAPTATION,
     polls.ADAPTATION,
+    crowding.ADAPTATION,  # around what the others have made of a call
 )
 WITHOUT = "AUGFLOWER_SUPERLINK_WITHOUT"
 

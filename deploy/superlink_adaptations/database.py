@@ -9,10 +9,8 @@ the tokens of tasks, counts bytes, and claims messages where there is none. What
 - Tokens of tasks, which live for a minute, are expired once a second.
 - Bytes sent and received are added up in memory, and written once a second. A SuperLink that is
   killed loses the last second of them; nothing but ``flwr list`` shows them.
-- An empty look for messages does not write; nor does it read where none was stored since the last.
-  A message is found when all of its parts are there: Flower shows its head at once, and devices
-  then ask for its parts again and again.
-- The node of a public key is remembered until a node is deleted.
+- The node of a public key is remembered until a node is deleted; that a run goes on, and whose
+  token it is that a ServerApp shows, for a second, or until a task has ended.
 - Threads take turns at computing ten times as often as Python lets them.
 """
 
@@ -28,6 +26,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from deploy.adaptation import Adaptation
 
 if TYPE_CHECKING:
+    from flwr.proto.task_pb2 import Task
+    from flwr.supercore.run import RunStatus
     from sqlalchemy import Engine
 
 Answer = TypeVar("Answer")
@@ -36,25 +36,12 @@ TIMEOUT = 60.0
 """Seconds that a writer waits for its turn, and then again for SQLite's own lock."""
 EVERY = 1.0
 """Seconds between two writes of what is of no haste."""
-WHOLE = 180.0
-"""Seconds for which a message waits for its parts, as long as Flower lets its sender push them."""
 SWITCH = 0.0005
 """Seconds for which a thread may compute while another one waits to; Python's own are 5 ms, which
 a thread waits for after each statement of its transaction, as it gives up its turn at each."""
-_OLDEST = """
-    SELECT message_id, created_at FROM message_ins
-    WHERE dst_node_id = :node AND delivered_at = ''
-    ORDER BY created_at, message_id LIMIT 1
-"""
-_LACKING = """
-    WITH RECURSIVE tree(part) AS (
-        SELECT :message
-        UNION SELECT child_id FROM object_children JOIN tree ON parent_id = part
-    )
-    SELECT 1 FROM tree JOIN objects ON object_id = part WHERE is_available = 0 LIMIT 1
-"""
 _WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE)
 _HELD = "augflower writes"
+_TASKS, _RUNS = "_augflower_tasks", "_augflower_runs"
 
 FINGERPRINTS = {
     "initialize": "43ce5ae80d15d11fd6839cd93cb5f32dcb178baca4a4e9e03c935519dc58bf5c",
@@ -63,11 +50,9 @@ FINGERPRINTS = {
     "_cleanup_tokens": "34301eae2ee4a008eb2d62da29b327c4941e7fa086ea86da55d412ca58498780",
     "store_traffic": "cc82e5eaf2bb9665843692a01e6cffcf48de9d7ee60fb8e0b6e711d6a58f5524",
     "get_run_info": "4942d132f125b505024a386e8fff31fa9c13f5273ee70e0ed975286542120861",
-    "get_message_ins": "4299efc545e677d71946ae389dadd570a8dc835f85bdb97787f3a6a38e0aa9ac",
-    "_claim_message_ins_rows": "cd74f93ce469fc83df3885f3598a34b2f304ca25a841bbcb105894d27a5f5013",
-    "store_message_ins": "03ff7e13cf98ba01d8b70a6c55fc6b50ac9808839f2f8f45ccf61f98edb25ed6",
-    "store_message": "1fd5d65c086f3d6b56892ebdf517a47e66e94bcfd12bca50089ba1b15f5817c1",
-    "create_run": "44f677818ba5bce42c6a16135a9b07ce1be5ceff8f338417e19b2da33c05f46a",
+    "get_task_by_token": "cf6795c4851955b9c545ac9cae183ee5cd75f3ac38393eb8fab72d7d4e41c6bc",
+    "get_run_status": "9f5531faa1457333d77a3f7ba5cddc6b46c7a05f18809e5f3bf9cfe86eaa1c0b",
+    "finish_task": "5c23d1242db4b26e52412872e42faf16e1ef7aae3352be8adf40259f685bf9ec",
     "get_node_id": "963255b24bed0d35a811da8123c25d071eea95e6d03a4652d94b8aaa190176e3",
     "delete_node": "25f36ea18a8cf615d39abff0bd63d51d149a297f4997cd1f934d8ce16644819d",
 }
@@ -86,11 +71,9 @@ def _functions() -> dict[str, Any]:
         "_cleanup_tokens": SqlCoreState._cleanup_expired_task_tokens,
         "store_traffic": SqlLinkState.store_traffic,
         "get_run_info": SqlLinkState.get_run_info,
-        "get_message_ins": SqlLinkState.get_message_ins,
-        "_claim_message_ins_rows": SqlLinkState._claim_message_ins_rows,
-        "store_message_ins": SqlLinkState.store_message_ins,
-        "store_message": SqlLinkState.store_message_and_object_tree,
-        "create_run": SqlLinkState.create_run,
+        "get_task_by_token": SqlLinkState.get_task_by_token,
+        "get_run_status": SqlLinkState.get_run_status,
+        "finish_task": SqlLinkState.finish_task,
         "get_node_id": SqlLinkState.get_node_id_by_public_key,
         "delete_node": SqlLinkState.delete_node,
     }
@@ -101,8 +84,8 @@ def _apply() -> None:
     _take_turns_everywhere()
     _expire_tokens_at_leisure()
     _count_bytes_at_leisure()
-    _look_before_claiming()
     _know_keys()
+    _know_what_goes_on()
 
 
 def _take_turns_everywhere() -> None:
@@ -169,6 +152,7 @@ def _expire_tokens_at_leisure() -> None:
     def _cleanup_expired_task_tokens(self: Any) -> None:
         if vars(self).setdefault("_augflower_tokens", Leisure(EVERY)).due():
             expire(self)
+            _forget_tasks(self)
 
     SqlCoreState._cleanup_expired_task_tokens = (  # type: ignore[method-assign]
         _cleanup_expired_task_tokens
@@ -250,64 +234,6 @@ class Memo(Generic[Answer]):
             self._writes += 1
             self._known.clear()
 
-    def forget_one(self, key: Hashable) -> None:
-        """The same, of what one key is asked about."""
-        with self._lock:
-            self._writes += 1
-            self._known.pop(key, None)
-
-
-def _look_before_claiming() -> None:
-    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
-    from flwr.supercore.utils import uint64_to_int64
-
-    claim = SqlLinkState._claim_message_ins_rows
-    store, store_all = SqlLinkState.store_message_ins, SqlLinkState.store_message_and_object_tree
-    create_run = SqlLinkState.create_run
-
-    def waiting(self: Any) -> Memo[bool]:
-        return vars(self).setdefault("_augflower_waiting", Memo[bool](lambda found: not found))
-
-    def _claim_message_ins_rows(
-        self: Any, node_id: int, limit: int | None, run_id: int | None = None
-    ) -> list[dict[str, Any]]:
-        # The claim, which writes, looks closer: what is found here may have expired.
-        oldest: list[dict[str, Any]] = []
-
-        def look() -> bool:
-            oldest.extend(self.query(_OLDEST, {"node": uint64_to_int64(node_id)}))
-            return bool(oldest)
-
-        if not waiting(self).ask(node_id, look):
-            return []
-        message = oldest[0]
-        young = time.time() - message["created_at"] < WHOLE
-        if young and self.query(_LACKING, {"message": message["message_id"]}):
-            return []
-        return claim(self, node_id, limit, run_id)
-
-    def store_message_ins(self: Any, message: Any) -> Any:
-        stored = store(self, message)
-        waiting(self).forget_one(message.metadata.dst_node_id)
-        return stored
-
-    def store_message_and_object_tree(self: Any, message: Any, *others: Any) -> Any:
-        # The transaction around both has ended when it returns.
-        stored = store_all(self, message, *others)
-        waiting(self).forget_one(message.metadata.dst_node_id)
-        return stored
-
-    def create_run_(self: Any, *args: Any, **kwargs: Any) -> Any:
-        run = create_run(self, *args, **kwargs)
-        waiting(self).forget()  # it may come with a message
-        return run
-
-    state: Any = SqlLinkState
-    state._claim_message_ins_rows = _claim_message_ins_rows
-    state.store_message_ins = store_message_ins
-    state.store_message_and_object_tree = store_message_and_object_tree
-    state.create_run = create_run_
-
 
 def _know_keys() -> None:
     from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
@@ -315,9 +241,7 @@ def _know_keys() -> None:
     look, delete = SqlLinkState.get_node_id_by_public_key, SqlLinkState.delete_node
 
     def keys(self: Any) -> Memo[int | None]:
-        return vars(self).setdefault(
-            "_augflower_keys", Memo[int | None](lambda node: node is not None)
-        )
+        return _memo(self, "_augflower_keys", lambda node: node is not None)
 
     def get_node_id_by_public_key(self: Any, public_key: bytes) -> int | None:
         return keys(self).ask(public_key, lambda: look(self, public_key))
@@ -332,6 +256,50 @@ def _know_keys() -> None:
         get_node_id_by_public_key
     )
     SqlLinkState.delete_node = delete_node  # type: ignore[method-assign]
+
+
+def _know_what_goes_on() -> None:
+    from flwr.common.constant import Status
+    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+
+    find, look, finish = (
+        SqlLinkState.get_task_by_token, SqlLinkState.get_run_status, SqlLinkState.finish_task,
+    )  # fmt: skip
+
+    def going_on(found: Any) -> bool:
+        return found is not None and found.status == Status.RUNNING
+
+    def get_task_by_token(self: Any, token: str) -> Task | None:
+        self._cleanup_expired_task_tokens()
+        tasks = _memo(self, _TASKS, lambda task: going_on(task and task.status))
+        task: Task | None = tasks.ask(token, lambda: find(self, token))
+        return task
+
+    def get_run_status(self: Any, run_ids: set[int]) -> dict[int, RunStatus]:
+        self._cleanup_expired_task_tokens()
+        runs = _memo(self, _RUNS, lambda found: all(map(going_on, found.values())))
+        return dict(runs.ask(frozenset(run_ids), lambda: look(self, run_ids)))
+
+    def finish_task(self: Any, *args: Any, **kwargs: Any) -> bool:
+        try:
+            return finish(self, *args, **kwargs)
+        finally:
+            _forget_tasks(self)
+
+    state: Any = SqlLinkState
+    for function in (get_task_by_token, get_run_status, finish_task):
+        setattr(state, function.__name__, function)
+
+
+def _memo(state: Any, name: str, lasting: Callable[[Any], bool]) -> Memo[Any]:
+    memo: Memo[Any] = vars(state).setdefault(name, Memo[Any](lasting))
+    return memo
+
+
+def _forget_tasks(state: Any) -> None:
+    for name in (_TASKS, _RUNS):
+        if name in vars(state):
+            vars(state)[name].forget()
 
 
 ADAPTATION = Adaptation(
