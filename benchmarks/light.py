@@ -1,12 +1,16 @@
 """What light tuning costs and gives: accuracy over bytes up, of each part that can be trained.
 
     python -m benchmarks.light [--rounds 10] [--only ...]
+    python -m benchmarks.light --ranks
 
 A small vision transformer is pretrained on images of the first five classes of Fashion-MNIST. Ten
 devices then train it, or a part of it, on all ten classes, which a Dirichlet distribution gives
 them, with images that it has not seen. Of each arm the same learning rates are tried, and the one
 is taken that is best on the devices' own test images; reported is the accuracy without adaptation
 on twenty clients that never train. Finished runs are kept; a second call goes on from there.
+
+With --ranks it is LoRA of equal and of uneven ranks, averaged by each of the rules of method lora,
+at one learning rate: accuracy, and how far the product of the new factors is from the mean product.
 """
 
 from __future__ import annotations
@@ -38,6 +42,9 @@ DATA = {
     "data.samples-max": 20, "data.server-images": 0, "data.pretrain-images": 4000,
     "data.server-classes": 5, "data.test-fraction": 0.25,
 }  # fmt: skip
+RANKS = {"all 8": "", "8, 4, 2, 1 in turn": "8,4,2,1"}
+RULES = {"product": "FlexLoRA", "coverage": "FedIT, rank by rank", "zeros": "with zeros"}
+RATE = 0.03
 SGD = {"fedavg.sgd.momentum": 0.9, "fedavg.sgd.epochs": 2, "fedavg.sgd.batch-size": 16}
 
 
@@ -47,13 +54,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--only", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--folder", type=Path, default=Path("runs/light"))
+    parser.add_argument("--ranks", action="store_true", help="rules for unlike ranks instead")
     options = parser.parse_args()
     torch.set_num_threads(1)
     backbone = options.folder / "backbone"
     if not (backbone / CARD).exists():
         pretrain_model(backbone, DATA, MODEL, PretrainSettings(epochs=15))
-    print(table(options.folder, options.only, options.rounds))
-    print(f"\n{footer(f'python -m benchmarks.light --rounds {options.rounds}')}")
+    if options.ranks:
+        print(unlike(options.folder, options.rounds))
+    else:
+        print(table(options.folder, options.only, options.rounds))
+    more = " --ranks" if options.ranks else ""
+    print(f"\n{footer(f'python -m benchmarks.light{more} --rounds {options.rounds}')}")
 
 
 def table(folder: Path, arms: list[str], rounds: int) -> str:
@@ -74,22 +86,55 @@ def table(folder: Path, arms: list[str], rounds: int) -> str:
     return "\n".join(lines)
 
 
+def unlike(folder: Path, rounds: int) -> str:
+    """Of each rule and each set of ranks: accuracy, and the error of the average."""
+    lines = [
+        f"| {MODEL}+lora-8, {rounds} rounds | ranks | at first | after {rounds // 2} rounds "
+        "| at the end | error in round 1 | in the last round |",
+        "| --- " * 7 + "|",
+    ]
+    for ranks, given in RANKS.items():
+        for rule, title in RULES.items():
+            if rule == "zeros" and not given:
+                continue  # nothing is missing
+            sgd = {key.replace("fedavg", "lora"): value for key, value in SGD.items()}
+            more = {"lora.average": rule, "lora.ranks": given, "lora.sgd.lr": RATE}
+            name = f"{rule}-{given or 8}-{rounds}"
+            path = _run(folder, name, "+lora-8", rounds, {"method": "lora", **sgd, **more})
+            errors = [f"{line['method']['aggregation_error']:.3f}" for line in _lines(path)[1:]]
+            row = [title, ranks, *_percent(_curves(path)["test"]), errors[0], errors[-1]]
+            lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
 def curve(folder: Path, arm: str, rate: float, rounds: int) -> dict[str, list[float]]:
     """Percent right on validation and test images: at first, in the middle and at the end."""
     name = f"{ARMS[arm].removeprefix('+') or 'all'}-{rate:g}-{rounds}"
+    how = {"method": "fedavg", **SGD, "fedavg.sgd.lr": rate}
+    return _curves(_run(folder, name, ARMS[arm], rounds, how))
+
+
+def _run(folder: Path, name: str, part: str, rounds: int, how: dict[str, Any]) -> Path:
     path = folder / name
     if not path.exists() or json.loads((path / "run.json").read_text())["status"] != "finished":
         config: dict[str, Any] = {
-            **DATA, **SGD, "method": "fedavg", "model": MODEL + ARMS[arm], "rounds": rounds,
-            "fedavg.sgd.lr": rate, "pretrained-weights": str(folder / "backbone"),
-            "evaluation.steps": 0, "evaluation.who": "both", "evaluation.every": rounds // 2,
-            "keep-checkpoints": 1, "run-name": name, "resume": path.exists(),
+            **DATA, **how, "model": MODEL + part, "rounds": rounds,
+            "pretrained-weights": str(folder / "backbone"), "evaluation.steps": 0,
+            "evaluation.who": "both", "evaluation.every": rounds // 2, "keep-checkpoints": 1,
+            "run-name": name, "resume": path.exists(),
         }  # fmt: skip
         simulate(config, ServerSettings(runs=folder, cache=folder / "cache"), lambda _: None)
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return path
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def _curves(path: Path) -> dict[str, list[float]]:
     found = {"validation": "evaluation_sources", "test": "evaluation"}
     return {
-        kind: [100 * line[key]["accuracy_after"] for line in lines if line.get(key)]
+        kind: [100 * line[key]["accuracy_after"] for line in _lines(path) if line.get(key)]
         for kind, key in found.items()
     }
 

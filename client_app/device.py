@@ -43,6 +43,8 @@ class Device:
     role: "source" trains, "target" only adapts.
     clients: the data of each client that it plays; a source plays one.
     width: of the network that its operator lets it train; 0 leaves that to the server.
+    shown: images to evaluate on, of the first client, where its data hold features in their place
+        and they are served.
     memory: what survives from round to round.
     own_model: architecture of the model that it keeps for itself, in methods that have one.
     task: what must be known to build a network for its images.
@@ -68,6 +70,7 @@ class Device:
         self._model = model
         self._parts: dict[float, Where] = {}
         self.width = 0.0
+        self.shown: Tensor | None = None
         self.memory = memory
         self.own_model = own_model
         self.teachers = teachers
@@ -203,14 +206,16 @@ def _build(settings: RunSettings, node: NodeSettings, memory: Memory) -> Device:
         classes, digest = images.classes, shared.digest()
         role = "source" if numbers[0] < data.sources else "target"
         pictures = pictures_of_set(images, shared.clients[numbers[0]])
+    shown = None
     own_model = node.own_model or _own_architecture(settings, clients[0].client)
     backbone = absolute(node.backbone or settings.pretrained_weights)
     task = Task(settings.model, len(classes), data.channels, data.image_size, backbone)
     if task.tuning == Tuning("head") and own_model == settings.model:
+        shown = clients[0].evaluation[0] if node.serve else None
         clients, task = on_features(clients, task, node.features)
     model = partial(_model, task, settings.seed)
     device = Device(role, clients, classes, digest, model, memory, own_model, task=task)
-    device.width = node.width
+    device.width, device.shown = node.width, shown
     if node.teachers and role == "source":
         device.teachers = _teachers(Path(node.teachers), data.name, device, pictures)
     return device

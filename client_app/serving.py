@@ -52,7 +52,7 @@ def keep(folder: Path, device: Device, down: Any, settings: RunSettings, half: A
         if not path.is_file() or path.read_bytes() != content:
             write_atomic(path, content, OWN)
         if device.role == "target" or len(data.test_labels):
-            save_images(folder / IMAGES, _pixels(data, card))
+            save_images(folder / IMAGES, _pixels(device, card))
     except Exception as error:  # the round counts, whatever happens here
         said = error if isinstance(error, AugFlowerError) else repr(error)
         log.warning("no model is kept for augflower serve: %s", said)
@@ -71,8 +71,9 @@ def _module(
     return in_use(device.model, theta, down.buffers, data, how.alpha, how.steps, how.statistics)
 
 
-def _pixels(data: ClientData, card: Card) -> Labelled:
-    images, labels = data.evaluation
+def _pixels(device: Device, card: Card) -> Labelled:
+    images, labels = device.clients[0].evaluation
+    images = images if device.shown is None else device.shown
     mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (card.mean, card.std))
     pixels = images.mul(std).add(mean).mul(255).round().clamp(0, 255)
     return pixels.to(torch.uint8).numpy(), labels.numpy().astype(np.int64)

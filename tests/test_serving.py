@@ -23,6 +23,7 @@ from deploy.simulate import node_configs, simulate
 from server_app.app import read_settings
 from server_app.settings import ServerSettings
 from server_app.transport.in_process import InProcessGrid
+from tests.conftest import backbone
 
 SETTINGS = {
     "rounds": 2, "data.sources": 3, "data.targets": 2, "evaluation.every": 1,
@@ -48,11 +49,14 @@ def evaluated(run: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("model", ["cnn-tiny", pytest.param("resnet8x4", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "model", ["cnn-tiny", "cnn-tiny+head", pytest.param("resnet8x4", marks=pytest.mark.slow)]
+)
 def test_a_device_that_does_not_train_has_the_model_of_the_last_evaluation(
     tmp_path: Path, model: str
 ) -> None:
-    run = play(tmp_path / "a", serve=True, method="fedavg", model=model)
+    start = {"pretrained-weights": backbone(tmp_path)} if "+" in model else {}
+    run = play(tmp_path / "a", serve=True, method="fedavg", model=model, **start)
     kept = tmp_path / "a" / "node-3" / "serving"
     flat, buffers, card = load_model(kept / MODEL)
     flat.load_buffers(buffers)
