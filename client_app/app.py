@@ -14,9 +14,10 @@ from client_app.adapt import evaluate, evaluate_personal
 from client_app.device import Device, open_device
 from client_app.kept import note
 from client_app.measure import measured
+from client_app.relay import relay
 from client_app.serving import keep
 from client_app.settings import read_node_config
-from common import enrolment, evaluation, registry
+from common import enrolment, evaluation, leaf, registry
 from common.config import RunSettings, other_sections, read_run_config
 from common.errors import WireError
 from common.release import release
@@ -110,6 +111,12 @@ def _query(message: Message, context: Context) -> Message:
         return _enrol(down, device)
 
     return _answer(message, context, enrolment, introduce)
+
+
+@app.query(leaf.KIND)
+def _relay(message: Message, context: Context) -> Message:
+    socket = read_node_config(context.node_config).leaf_socket
+    return Message(relay(message.content, socket), reply_to=message)
 
 
 def _prepare(settings: RunSettings, device: Device) -> None:

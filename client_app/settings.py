@@ -37,6 +37,7 @@ class NodeSettings(Settings):
     serve: bool = Field(False, description="Keep the newest model for augflower serve.")
     teachers: str = Field("", description="TOML file of this device's own foundation models.")
     threads: int = Field(0, ge=0, le=1024, description="Threads of PyTorch; 0 leaves its choice.")
+    leaf_socket: str = Field("", description="Set by augflower leaf.")
     partition_id: int = Field(-1, ge=-1, description="Set by Flower's simulation.")
     num_partitions: int = Field(0, ge=0, description="Set by Flower's simulation.")
 

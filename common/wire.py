@@ -33,6 +33,9 @@ from typing import (
 
 import numpy as np
 from flwr.app import ConfigRecord, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+from google.protobuf.message import DecodeError
 from pydantic import BaseModel
 
 from common.config import parse
@@ -137,6 +140,24 @@ def from_parts(
     for name, tensors in groups.items():
         entries |= _pack_tensors(name, tensors)
     return _decode(kind, entries)
+
+
+def to_bytes(record: RecordDict) -> bytes:
+    """Records as they are, to be handed on."""
+    return recorddict_to_proto(record).SerializeToString()
+
+
+def from_bytes(data: bytes) -> RecordDict:
+    """What ``to_bytes`` gave.
+
+    Raises
+    ------
+    WireError: it is nothing of the kind.
+    """
+    try:
+        return recorddict_from_proto(ProtoRecordDict.FromString(data))
+    except (DecodeError, TypeError, ValueError, KeyError) as error:
+        raise WireError(f"records cannot be read: {error}", "records") from None
 
 
 def size(record: RecordDict) -> int:

@@ -21,6 +21,7 @@ from common.errors import AugFlowerError, RunError, SettingsError
 from deploy.connection import Certificates, Insecure, Kit, SuperLink, connected
 from deploy.doctor.commands import doctor
 from deploy.follow import follow
+from deploy.leaf import leaf
 from deploy.progress import RunProgress
 from deploy.provision import commands as provision
 from deploy.research import explain, lists, runs, sweep
@@ -443,6 +444,7 @@ app.command()(watch)
 app.command()(follow)
 app.command()(stop)
 app.command()(up)
+app.command()(leaf)
 app.command()(doctor)
 app.add_typer(provision.app, name="provision")
 

@@ -32,9 +32,17 @@ DEFAULT = "127.0.0.1:8000"
 
 @contextmanager
 def connected(
-    kit: Path | None, superlink: str | None, certificates: Path | None, insecure: bool
+    kit: Path | None,
+    superlink: str | None,
+    certificates: Path | None,
+    insecure: bool,
+    leaf: bool = False,
 ) -> Iterator[Control]:
     """The Control API of a SuperLink that answers, and whose certificate is trusted.
+
+    Parameters
+    ----------
+    leaf: whether the kit may be that of a leaf, where runs are none of the operator's business.
 
     Raises
     ------
@@ -44,14 +52,15 @@ def connected(
     # Imported late: simulations do without what examines a connection.
     from deploy.doctor.address import split_address
     from deploy.doctor.control import check_control
-    from deploy.doctor.target import Server, read_kit
+    from deploy.doctor.target import Device, Server, read_kit
     from deploy.provision.loopback import require_loopback
 
     if kit is not None:
         if superlink or certificates or insecure:
             raise SettingsError("--kit says all: leave out --superlink, --root-certificates, and "
                                 "--insecure")  # fmt: skip
-        server = read_kit(kit)
+        found = read_kit(kit)
+        server = found.leaf if leaf and isinstance(found, Device) else found
         if not isinstance(server, Server):
             raise SettingsError(f"{kit} is the kit of a node; give that of the server")
         superlink, certificates = f"127.0.0.1:{server.control_port}", kit / "ca.crt"

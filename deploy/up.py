@@ -12,7 +12,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +39,8 @@ SLOW = 10.0
 """Seconds after which a device that is not online is told of."""
 _GRACE = 8.0
 _POLL = 0.2
-_ONLINE = re.compile(r"SuperNode ID: \d+")
+_ONLINE = re.compile(r"SuperNode ID: \d+|: online$", re.MULTILINE)
+"""Said by a device, and by a leaf of its SuperNode."""
 
 Notice = Callable[[str], None]
 
@@ -74,17 +75,18 @@ def run_kits(kits: Sequence[Path], state: Path, notice: Notice) -> None:
     """
     targets = [(kit.absolute(), read_kit(kit)) for given in kits for kit in _kits_in(given)]
     servers: list[Process] = []
-    nodes: list[_Node] = []
+    nodes: list[Node] = []
     with contextlib.ExitStack() as stack:
-        stack.callback(_stop, nodes, servers)
+        stack.callback(stop_everything, nodes, servers)
         stack.enter_context(terminable())
         notice(f"what they remember, and their logs, are in {state}; Ctrl-C ends all")
         for kit, target in targets:
             if isinstance(target, Server):
-                _start_server(kit, target, state.absolute() / NAME, servers, notice)
+                start_server(kit, target, state.absolute() / NAME, servers, notice)
         for kit, target in targets:
             if isinstance(target, Device):
-                nodes.append(_Node(kit, target, state.absolute() / target.name))
+                home = state.absolute() / target.name
+                nodes.append(Leaf(kit, target, home) if target.leaf else Node(kit, target, home))
                 nodes[-1].process.start()
         while True:
             for server in servers:
@@ -94,30 +96,38 @@ def run_kits(kits: Sequence[Path], state: Path, notice: Notice) -> None:
             time.sleep(_POLL)
 
 
-class _Node:
+class Node:
     """A device: its process, and what has been told of it."""
 
-    def __init__(self, kit: Path, device: Device, home: Path) -> None:
+    def __init__(
+        self, kit: Path, device: Device, home: Path, more: dict[str, str] | None = None
+    ) -> None:
+        """Prepare.
+
+        Parameters
+        ----------
+        more: settings beside those of the kit.
+        """
         make_private(home)
         settings = home / "node.toml"
-        write_atomic(
-            settings, tomli_w.dumps(device.settings | {"state-folder": str(home)}).encode()
-        )
+        own = device.settings | {"state-folder": str(home)} | (more or {})
+        write_atomic(settings, tomli_w.dumps(own).encode())
         options = {
             "--superlink": device.server,
             "--root-certificates": str(device.ca),
             "--auth": str(kit / "node.key"),
             "--node-config": str(settings),
         }
-        command = _command(
-            ["augflower", "node", *(p for option in options.items() for p in option)]
-        )
-        environment = importable(
-            flower_environment(home / "flower", device.settings.get("threads"))
-        )
-        self.process = Process(device.name, command, environment, home / f"{device.name}.log")
+        command = ["augflower", "node", *(p for option in options.items() for p in option)]
+        self.process = self._process(device, home, command)
         self._late = time.monotonic() + SLOW
         self._online = False
+
+    @staticmethod
+    def _process(device: Device, home: Path, command: list[str]) -> Process:
+        threads = device.settings.get("threads")
+        environment = importable(flower_environment(home / "flower", threads))
+        return Process(device.name, _command(command), environment, home / f"{device.name}.log")
 
     def look(self, notice: Notice) -> None:
         """Tell whether it is online, once.
@@ -138,10 +148,32 @@ class _Node:
             notice(said.splitlines()[-1])
 
 
-def _start_server(
-    kit: Path, server: Server, home: Path, started: list[Process], notice: Notice
+class Leaf(Node):
+    """A leaf: one process, with its own below it."""
+
+    def __init__(self, kit: Path, device: Device, home: Path) -> None:
+        make_private(home)
+        command = ["augflower", "leaf", "--kit", str(kit), "--state", str(home)]
+        self.process = self._process(device, home, command)
+        self._late = time.monotonic() + START
+        self._online = False
+
+
+def start_server(
+    kit: Path,
+    server: Server,
+    home: Path,
+    started: list[Process],
+    notice: Notice,
+    places: Mapping[str, str] | None = None,
 ) -> None:
-    """Start SuperLink and executor, and register the nodes in between."""
+    """Start SuperLink and executor, and register the nodes in between.
+
+    Parameters
+    ----------
+    places: environment of a leaf's runs; without it, of a server's.
+    """
+    runs_at = Path(os.environ.get("AUGFLOWER_RUNS") or "runs").absolute()
     ports = ServerSettings(
         names=server.names, fleet_port=server.fleet_port, control_port=server.control_port
     )
@@ -160,17 +192,17 @@ def _start_server(
         notice(f"server: registered {', '.join(said.registered)}")
     for name in said.refused:
         notice(f"server: the key of {name} is never taken again; augflower provision renew {name}")
-    places = {
+    of_runs = {
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(_POLL),
-        "AUGFLOWER_RUNS": str(Path(os.environ.get("AUGFLOWER_RUNS") or "runs").absolute()),
-        "AUGFLOWER_NODES": str(kit / "nodes.json"),
+        **(places or {"AUGFLOWER_RUNS": str(runs_at), "AUGFLOWER_NODES": str(kit / "nodes.json")}),
     }
     health = f"{LOOPBACK}:{free_port()}"
     runs = _command(executor_command(ports, config=str(kit), health=health))
-    started.append(Process("executor", runs, environment | places, home / "executor.log"))
+    started.append(Process("executor", runs, environment | of_runs, home / "executor.log"))
     started[-1].start()
     notice(f"server: up; devices reach it at port {ports.fleet_port}")
-    notice(f"server: runs go to {places['AUGFLOWER_RUNS']}; submit one: augflower run --kit {kit}")
+    if places is None:
+        notice(f"server: runs go to {runs_at}; submit one: augflower run --kit {kit}")
 
 
 def _kits_in(folder: Path) -> list[Path]:
@@ -209,7 +241,8 @@ def _wait_for(process: Process, port: int) -> None:
         time.sleep(_POLL)
 
 
-def _stop(nodes: Sequence[_Node], servers: Sequence[Process]) -> None:
+def stop_everything(nodes: Sequence[Node], servers: Sequence[Process]) -> None:
+    """Stop them all, and wait until they are gone."""
     with undisturbed():
         # The devices take their leave of the SuperLink, so it goes last.
         stop_all([node.process for node in nodes], _GRACE)

@@ -17,26 +17,29 @@ from flwr.serverapp import Grid, ServerApp
 import common.methods
 import server_app.methods
 from common import registry
-from common.config import RunSettings, other_sections, read_run_config, read_section
+from common.config import RunSettings
 from common.errors import AugFlowerError, DivergedError, RunError, SettingsError
 from common.modelfile import Card
 from common.models.initial import absolute
 from common.task import Task, backbone_digest
 from common.trouble import endure_trouble
-from server_app.clients.bindings import awaited, read_bindings
+from server_app import leaf
+from server_app.clients.bindings import Binding, awaited, read_bindings
 from server_app.clients.registry import Plan
 from server_app.initialisation import initial_model
-from server_app.knowledge.opening import KnowledgeSettings, open_generator, open_knowledge
-from server_app.method import Knowledge, Method, MethodSettings, Setup
+from server_app.knowledge.opening import open_generator, open_knowledge
+from server_app.method import Method, MethodSettings, Setup
 from server_app.monitoring.status import Status
 from server_app.monitoring.watch import Watch
 from server_app.public_data import PublicData, describe
 from server_app.rounds.loop import Rounds
+from server_app.run_settings import read_settings
 from server_app.runs.folder import META, RunFolder, writable
 from server_app.runs.record import readable
 from server_app.runs.secret import new_secret, read_secret
 from server_app.settings import ServerSettings, read_server_settings
 from server_app.transport.incomplete import TolerantGrid, differences
+from server_app.transport.leaves import with_leaves
 
 app = ServerApp()
 
@@ -58,6 +61,9 @@ def main(grid: Grid, context: Context) -> None:
             "parts may hold up a round for longer than round.deadline"
         )
     server = read_server_settings()
+    if server.leaf is not None:
+        leaf.serve(TolerantGrid(grid), context.run_config, server.leaf, server.runs, _say)
+        return
     watch = Watch(server, _say)
     atexit.register(watch.close)  # the page stays as long as the process does
     try:
@@ -98,9 +104,11 @@ def run(
         )
     client_model = initial_model(settings, len(public.classes), notice)
     initial, buffers = client_model.parameters, client_model.buffers
-    knowledge: Knowledge | None = None
-    if options.uses_knowledge:
-        knowledge = open_knowledge(transfer, server, settings, public, client_model, rate, notice)
+    knowledge = (
+        open_knowledge(transfer, server, settings, public, client_model, rate, notice)
+        if options.uses_knowledge
+        else None
+    )
     half = registry.load(server_app.methods, settings.method)
     place = server.runs / settings.run_name
     begun = settings.resume and (place / META).exists()
@@ -116,6 +124,7 @@ def run(
         secret, settings.round.deadline,
     )  # fmt: skip
     method: Method = half.Server(options, setup)
+    leaves = _leaves(settings.method, method, bindings)
     meta = {
         "method": settings.method,
         "settings": dict(sorted(config.items())),
@@ -136,6 +145,10 @@ def run(
         folder = RunFolder.create(server.runs, settings.run_name, meta | now, secret)
     notice(f"{FOLDER_LINE}{folder.path.absolute()}")
     status.begin(folder.meta, settings.rounds)
+    grid = with_leaves(
+        grid, leaves, {name: bound.leaf for name, bound in bindings.items()}, config,
+        len(public.classes), folder.meta["token"], settings.round.deadline, notice,
+    )  # fmt: skip
     plan = Plan(
         folder.path.name, folder.meta["token"], len(initial), public.classes, public.digest,
         settings.data.sources, public.client_images, bindings, method.timed,
@@ -166,38 +179,28 @@ def run(
     return folder.path
 
 
-def read_settings(
-    config: Mapping[str, Any],
-) -> tuple[RunSettings, MethodSettings, KnowledgeSettings]:
-    """Validate the whole run config: the run's settings, the method's and those of R_h.
-
-    Raises
-    ------
-    SettingsError: a key or section is unknown, of the wrong type or out of bounds.
-    """
-    methods = registry.names(server_app.methods)
-    sections = {*methods, "knowledge"}
-    if unknown := sorted(other_sections(config) - sections):
-        raise SettingsError(
-            f"unknown section {unknown[0]!r} in the run config; there are "
-            + ", ".join(sorted({"data", "evaluation", "round"} | sections))
-        )
-    settings = read_run_config(config, sections)
-    options = {}
-    for name in methods:
-        # Sections of other methods are checked as well: a typo there is still a typo.
-        half = registry.load(server_app.methods, name)
-        options[name] = read_section(half.Settings, config, name)
-    if settings.method not in options:
-        registry.load(server_app.methods, settings.method)
-    return settings, options[settings.method], read_section(KnowledgeSettings, config, "knowledge")
-
-
 def contract(method: str) -> ModuleType | None:
     """The wire contract of a method; none if no client takes part in it."""
     if method in registry.names(common.methods):
         return registry.load(common.methods, method)
     return None
+
+
+def _leaves(name: str, method: Method, bindings: Mapping[str, Binding]) -> list[str]:
+    """Names of leaves: they pass sums on, and nothing else of what has the size of a model.
+
+    Raises
+    ------
+    SettingsError: there are leaves, and the method needs more.
+    """
+    leaves = [leaf for leaf, bound in bindings.items() if bound.role == "leaf"]
+    if leaves and method.collects:
+        raise SettingsError(
+            f"method {name} needs {', '.join(sorted(method.collects))} of each client one by one, "
+            f"and {leaves[0]} is a leaf, which passes on sums alone; choose another method "
+            "(docs/leaf.md), or connect all devices to the server itself"
+        )
+    return leaves
 
 
 def _rate(settings: RunSettings, options: MethodSettings) -> float:

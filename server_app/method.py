@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 
@@ -20,7 +20,7 @@ from common.task import Task
 from common.tensors import Tensors
 from server_app.aggregation.expected import Expected
 from server_app.aggregation.replies import EMPTY, Replies
-from server_app.saved import Saved
+from server_app.saved import Saved, declared
 
 WORSE = 3.0
 """Times the loss that the run began with, or 1 nat where it began with less."""
@@ -105,6 +105,23 @@ class Source:
     architecture: str = ""
     width: float = 0.0
     measured: Measured = field(default_factory=Measured)
+
+
+@runtime_checkable
+class Briefed(Protocol):
+    """A part of a method's state that another machine must know to look at replies."""
+
+    def brief(self, clients: Sequence[int]) -> dict[str, Any]:
+        """What it must know of these clients; JSON."""
+
+    def take_brief(self, notes: Mapping[str, Any]) -> None:
+        """Know it."""
+
+    def finding(self, client: int, up: Any) -> list[float]:
+        """What a look at a reply has found in its tensors; nothing if it looks for nothing."""
+
+    def take_finding(self, client: int, up: Any, found: Sequence[float]) -> None:
+        """It was found elsewhere; raises ``Rejected`` if it cannot have been."""
 
 
 class MethodSettings(Settings):
@@ -249,6 +266,37 @@ class Method:
         Rejected: the method cannot use it.
         """
         return sizes
+
+    def brief(self, clients: Sequence[int]) -> dict[str, Any]:
+        """What another machine must know to look at replies of these clients as this one does.
+
+        Beside the settings: what ``expects``, ``weight``, ``factor`` and ``check`` of them need.
+        Parts of what is declared that are ``Briefed`` say it themselves.
+        """
+        return {name: part.brief(clients) for name, part in self._briefed()}
+
+    def take_brief(self, notes: Mapping[str, Any]) -> None:
+        """Look at replies by what ``brief`` gave, which has been JSON since, elsewhere."""
+        for name, part in self._briefed():
+            part.take_brief(notes[name])
+
+    def finding(self, client: int, up: Any) -> dict[str, list[float]]:
+        """What a look has found in a reply's tensors and ``step`` needs, by part."""
+        return {name: part.finding(client, up) for name, part in self._briefed()}
+
+    def take_finding(self, client: int, up: Any, found: Mapping[str, Sequence[float]]) -> None:
+        """A look has found this elsewhere, in a reply that is here without its tensors.
+
+        Raises
+        ------
+        Rejected: that is nothing which it can have found.
+        """
+        for name, part in self._briefed():
+            part.take_finding(client, up, found.get(name, ()))
+
+    def _briefed(self) -> list[tuple[str, Briefed]]:
+        parts = ((name, getattr(self, name)) for name in declared(type(self)))
+        return [(name, part) for name, part in parts if isinstance(part, Briefed)]
 
     def step(self, round: int, replies: Replies) -> dict[str, float]:
         """The global update; returns what is worth recording beside the mean loss."""

@@ -7,7 +7,8 @@
 of the live page, ``AUGFLOWER_WATCH_TOKEN`` or ``AUGFLOWER_WATCH_TOKEN_FILE`` what opens it, and
 ``AUGFLOWER_CALLBACKS`` names who else is told of runs, such as ``tensorboard,mlflow``.
 ``AUGFLOWER_NODES`` names the list of devices that provisioning made, with what the operator has
-said of each.
+said of each. ``AUGFLOWER_LEAF`` is the socket of a leaf, which asks devices on behalf of another
+server and has no runs of its own.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _KNOWN = {
     "WATCH_TOKEN_FILE": "watch_token_file",
     "CALLBACKS": "callbacks",
     "NODES": "nodes",
+    "LEAF": "leaf",
 }
 # Read by the data sets, on devices as well.
 _SHARED = {"DATA"}
@@ -52,6 +54,7 @@ class ServerSettings:
     watch: where the live page is served; None serves none.
     callbacks: by name (``server_app.monitoring.callbacks``).
     nodes: list of the fleet's devices (``server_app.clients.bindings``); None believes them.
+    leaf: socket where this process is asked on behalf of another server; None for a server.
     """
 
     private_model: str = ""
@@ -62,6 +65,7 @@ class ServerSettings:
     watch: Place | None = None
     callbacks: tuple[str, ...] = ()
     nodes: Path | None = None
+    leaf: Path | None = None
 
 
 def read_server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettings:
@@ -95,6 +99,7 @@ def read_server_settings(environment: Mapping[str, str] = os.environ) -> ServerS
         ),
         callbacks=_names(values.get("callbacks", "")),
         nodes=Path(values["nodes"]).expanduser() if values.get("nodes") else None,
+        leaf=Path(values["leaf"]) if values.get("leaf") else None,
     )
 
 

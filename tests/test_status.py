@@ -86,7 +86,7 @@ def test_a_closed_round_is_counted_by_node_and_in_total() -> None:
     assert seen["seconds"] == {"train": 4.0, "update": 1.0}
     assert seen["nodes"]["6"] | {"last_seen": None} == {
         "state": "online", "role": "", "clients": "", "reason": "", "last_seen": None,
-        "name": "",
+        "name": "", "leaf": "",
         "replies": 2, "missing": 0, "rejected": 0, "round": 2, "seconds": 1.5, "loss": 0.25,
         "without": None,
     }  # fmt: skip

@@ -14,6 +14,19 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Server:
+    """The server, or a leaf as one, by the folder of its kit."""
+
+    kit: Path
+    names: list[str]
+    fleet_port: int
+    control_port: int
+    state: Path
+    flower: str = FLOWER
+    run: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Device:
     """A node, and what a run will ask of it."""
 
@@ -29,19 +42,7 @@ class Device:
     flower: str = FLOWER
     name: str = ""  # in the fleet's settings
     run: dict[str, Any] = field(default_factory=dict)  # settings of a run, as far as they are said
-
-
-@dataclass(frozen=True)
-class Server:
-    """The server, by the folder of its kit."""
-
-    kit: Path
-    names: list[str]
-    fleet_port: int
-    control_port: int
-    state: Path
-    flower: str = FLOWER
-    run: dict[str, Any] = field(default_factory=dict)
+    leaf: Server | None = None  # what a leaf is to the nodes behind it
 
 
 def read_kit(folder: Path) -> Device | Server:
@@ -56,14 +57,7 @@ def read_kit(folder: Path) -> Device | Server:
     state = Path(state_folder(_entry(about, "name", str, file)))
     flower = _entry(about, "flower", str, file)
     if about["name"] == "server":
-        return Server(
-            kit=folder,
-            names=[str(name) for name in _entry(about, "names", list, file)],
-            fleet_port=_entry(about, "fleet-port", int, file),
-            control_port=_entry(about, "control-port", int, file),
-            state=state,
-            flower=flower,
-        )
+        return _server(folder, about)
     settings = _toml(folder / "node.toml")
     data, teachers = _path(settings, "data-folder"), _path(settings, "teachers")
     return Device(
@@ -76,6 +70,19 @@ def read_kit(folder: Path) -> Device | Server:
         teachers=teachers,
         flower=flower,
         name=about["name"],
+        leaf=_server(folder, about) if "names" in about else None,
+    )
+
+
+def _server(folder: Path, about: dict[str, Any]) -> Server:
+    file = folder / "kit.toml"
+    return Server(
+        kit=folder,
+        names=[str(name) for name in _entry(about, "names", list, file)],
+        fleet_port=_entry(about, "fleet-port", int, file),
+        control_port=_entry(about, "control-port", int, file),
+        state=Path(state_folder(_entry(about, "name", str, file))),
+        flower=_entry(about, "flower", str, file),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from common.errors import FleetError
 from deploy.provision import certificates as x509
 from deploy.provision.registry import Registry
+from deploy.provision.settings import ServerSettings
 from deploy.provision.store import PUBLIC, SECRET, put
 
 
@@ -38,17 +39,27 @@ def authority(
 
 
 def server_certificate(
-    registry: Registry, ca: bytes, folder: Path, notes: list[str], now: datetime, within: timedelta
+    server: ServerSettings,
+    ca: bytes,
+    folder: Path,
+    place: str,
+    notes: list[str],
+    now: datetime,
+    within: timedelta,
 ) -> tuple[bytes, bytes]:
-    """The server's private key and certificate, PEM; a new one when it no longer fits.
+    """The private key and certificate of the server or a leaf, PEM; new when it no longer fits.
+
+    Parameters
+    ----------
+    place: of its kit in the fleet's folder.
 
     Raises
     ------
     FleetError: the CA's key is needed, but is not there.
     """
-    server = registry.server
-    key = kept(folder / "server" / "server.key", x509.new_key())
-    path = folder / "server" / "server.crt"
+    whose = "the server" if place == "server" else place.rpartition("/")[2]
+    key = kept(folder / place / "server.key", x509.new_key())
+    path = folder / place / "server.crt"
     names, renewed = x509.alternative_names(server.names), path.exists()
     if renewed:
         old = path.read_bytes()
@@ -58,14 +69,14 @@ def server_certificate(
             return key, old
     signer = folder / "ca" / "ca.key"
     if not signer.exists():
-        raise _no_ca_key(folder, "the server needs a new certificate")
+        raise _no_ca_key(folder, f"{whose} needs a new certificate")
     new = x509.make_server_certificate(
         signer.read_bytes(), ca, key, server.names, server.certificate_days, now
     )
     put(path, new, PUBLIC)
     if renewed:
         notes.append(
-            f"the server has a new certificate, until {x509.expiry(new):%Y-%m-%d}: deliver its "
+            f"{whose} has a new certificate, until {x509.expiry(new):%Y-%m-%d}: deliver its "
             "kit and restart it"
         )
     return key, new

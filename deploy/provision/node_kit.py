@@ -29,8 +29,13 @@ _SHARED = (
 
 
 def superlink_address(registry: Registry, node: FleetNode) -> str:
-    """Where a node finds the server."""
-    return join_address(node.server or registry.server.names[0], registry.server.fleet_port)
+    """Where a node finds the server, or its leaf."""
+    server = registry.server
+    if node.behind:
+        leaf = registry.nodes[node.behind].settings.leaf
+        assert leaf is not None
+        server = leaf
+    return join_address(node.server or server.names[0], server.fleet_port)
 
 
 def node_command(name: str, registry: Registry) -> list[str]:

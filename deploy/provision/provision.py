@@ -24,10 +24,11 @@ from common.errors import FleetError, SettingsError
 from deploy.provision import certificates as x509
 from deploy.provision.issue import authority, kept, server_certificate
 from deploy.provision.keys import new_private_key, public_line
+from deploy.provision.leaf_kit import leaf_kit
 from deploy.provision.node_kit import node_kit
 from deploy.provision.registry import FILE, Admitted, Registry, Revoked, read_registry
 from deploy.provision.server_kit import server_kit
-from deploy.provision.settings import FleetNode, FleetSettings, require_apart
+from deploy.provision.settings import FleetNode, FleetSettings, require_apart, require_leaves
 from deploy.provision.store import (
     SECRET,
     locked,
@@ -67,6 +68,7 @@ def provision(settings: FleetSettings, folder: Path, now: datetime | None = None
                 "give another folder, or keep the name"
             )
         require_apart({**_settings(known), **settings.nodes})
+        require_leaves({**_settings(known), **settings.nodes})
         registry = known.model_copy(update={"server": settings.server})
         outcome = Outcome(folder)
         registry = _admit(registry, settings.nodes, outcome, now)
@@ -91,6 +93,7 @@ def add(folder: Path, name: str, node: FleetNode, now: datetime | None = None) -
         if name in registry.nodes:
             raise FleetError(f"{name} is admitted already; a new key comes from renewing it")
         require_apart({**_settings(registry), name: node})
+        require_leaves({**_settings(registry), name: node})
         outcome = Outcome(folder)
         return _write(_admit(registry, {name: node}, outcome, now), outcome, now)
 
@@ -211,11 +214,20 @@ def _write(
     put(folder / FILE, registry.text(), SECRET)
     try:
         ca = authority(registry, folder, outcome.notes, now, within)
-        key, certificate = server_certificate(registry, ca, folder, outcome.notes, now, within)
+        key, certificate = server_certificate(
+            registry.server, ca, folder, "server", outcome.notes, now, within
+        )
+        halves = {
+            name: server_certificate(
+                node.settings.leaf, ca, folder, f"nodes/{name}", outcome.notes, now, within
+            )
+            for name, node in registry.nodes.items()
+            if node.settings.leaf is not None
+        }
     except ValueError as problem:
         raise FleetError(
-            f"a key or certificate in {folder}/ca or {folder}/server is damaged ({problem}): "
-            "restore it from a copy"
+            f"a key or certificate in {folder}/ca, {folder}/server or a leaf's kit is damaged "
+            f"({problem}): restore it from a copy"
         ) from None
     secret = kept(folder / "server" / "executor.secret", secrets.token_bytes(48))
     kit = server_kit(registry, ca=ca, certificate=certificate, key=key, secret=secret)
@@ -232,7 +244,17 @@ def _write(
                 f"{name}: the private key that was admitted is no longer here, so its kit was left "
                 f"as it is; `augflower provision renew {name}` makes a new key"
             )
-        elif put_kit(path.parent, node_kit(name, registry, path.read_bytes(), ca)):
+            continue
+        own = path.read_bytes()
+        if name in halves:
+            secret = kept(path.with_name("executor.secret"), secrets.token_bytes(48))
+            kit = leaf_kit(
+                name, registry, ca=ca, own=own, certificate=halves[name][1], key=halves[name][0],
+                secret=secret,
+            )  # fmt: skip
+        else:
+            kit = node_kit(name, registry, own, ca)
+        if put_kit(path.parent, kit):
             outcome.changed.append(name)
     # By name: whatever else lies there is not this program's to delete.
     for name in {record.name for record in registry.revoked} - registry.nodes.keys():

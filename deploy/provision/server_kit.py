@@ -78,21 +78,35 @@ def executor_command(
     return ["augflower", "superexec", *(part for option in options.items() for part in option)]
 
 
-def control_address(registry: Registry, host: str = LOOPBACK) -> str:
+def control_address(server: ServerSettings, host: str = LOOPBACK) -> str:
     """Where runs are submitted and nodes registered: on the server machine only."""
-    return f"{host}:{registry.server.control_port}"
+    return f"{host}:{server.control_port}"
 
 
-def admission_list(registry: Registry) -> str:
+def admission_list(registry: Registry, server: ServerSettings, leaf: str = "") -> str:
     """``nodes.json``: the keys that the SuperLink must know, those that it must not, and what runs
     hold the devices to (``server_app/clients/bindings.py``).
+
+    Parameters
+    ----------
+    server: how the SuperLink is reached.
+    leaf: whose it is; empty for the server's.
     """
     said = {name: node.settings for name, node in registry.nodes.items()}
     content = {
-        "control": control_address(registry),
-        "admitted": {name: node.public_key for name, node in registry.nodes.items()},
+        "control": control_address(server),
+        "admitted": {
+            name: node.public_key
+            for name, node in registry.nodes.items()
+            if node.settings.behind == leaf
+        },
         "bound": {
-            name: {"role": node.role, "clients": node.clients, "most_images": node.most_images}
+            name: {
+                "role": "leaf" if node.leaf else node.role,
+                "leaf": node.behind,
+                "clients": node.clients,
+                "most_images": node.most_images,
+            }
             for name, node in said.items()
         },
         "revoked": {record.public_key: record.name for record in registry.revoked},
@@ -127,7 +141,7 @@ def server_kit(
     }
     ca_file = f"{config_folder(NAME)}/ca.crt"
     connections = {
-        name: {"address": control_address(registry, host), "root-certificates": ca_file}
+        name: {"address": control_address(registry.server, host), "root-certificates": ca_file}
         for name, host in (("fleet", LOOPBACK), ("compose", CONTROL))
     }
     flower = {"superlink": {"default": "fleet", **connections}}
@@ -137,8 +151,8 @@ def server_kit(
         fleet=registry.name,
         names=", ".join(registry.server.names),
         port=str(registry.server.fleet_port),
-        control=control_address(registry),
-        inside=control_address(registry, CONTROL),
+        control=control_address(registry.server),
+        inside=control_address(registry.server, CONTROL),
         config=config_folder(NAME),
         state=state,
         runs=places["AUGFLOWER_RUNS"],
@@ -166,7 +180,7 @@ def server_kit(
         "ca.crt": KitFile(ca),
         "server.crt": KitFile(certificate),
         "server.key": KitFile(key, SECRET),
-        "nodes.json": KitFile(admission_list(registry).encode(), SECRET),
+        "nodes.json": KitFile(admission_list(registry, registry.server).encode(), SECRET),
         "executor.secret": KitFile(secret, SECRET),
         "install.sh": KitFile(script.encode(), PROGRAM),
     }

@@ -40,7 +40,7 @@ def _server_name(name: str) -> str:
 
 ServerName = Annotated[str, AfterValidator(_server_name)]
 # Set by provisioning itself, or by Flower's simulation.
-_PROVISIONED = {"state_folder", "partition_id", "num_partitions"}
+_PROVISIONED = {"state_folder", "leaf_socket", "partition_id", "num_partitions"}
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -65,6 +65,10 @@ class ServerSettings(Settings):
 class FleetNode(NodeSettings):
     """One device: what it is, and the settings that its ClientApp gets."""
 
+    leaf: ServerSettings | None = Field(
+        None, description="It is a leaf, a server to the nodes behind it, which reach it so."
+    )
+    behind: str = Field("", description="Name of the leaf behind which it stands.")
     hardware: Hardware = Field("pc", description="Class of hardware; sets image and threads.")
     server: ServerName | None = Field(
         None, description="Name under which this node reaches the server, if not the first."
@@ -84,6 +88,11 @@ class FleetNode(NodeSettings):
                 raise ValueError(f"{name}={path!r} must be an absolute path on the device")
         if taken := sorted(_PROVISIONED & self.model_fields_set):
             raise ValueError(f"{taken[0].replace('_', '-')} is not for fleet.yaml: leave it out")
+        of_devices = NodeSettings.model_fields.keys() | {"behind", "most_images"}
+        if self.leaf is not None and (given := sorted(of_devices & self.model_fields_set)):
+            raise ValueError(
+                f"{given[0].replace('_', '-')} is for devices, and a leaf is none: leave it out"
+            )
         return self
 
     def config(self, **defaults: str | int) -> dict[str, str | int]:
@@ -132,6 +141,7 @@ def parse_fleet(content: Mapping[str, Any]) -> FleetSettings:
         raise SettingsError("setting nodes: must be a mapping from a node's name to its settings")
     nodes = {str(name): parse_node(str(name), values or {}) for name, values in listed.items()}
     require_apart(nodes)
+    require_leaves(nodes)
     return parse(FleetSettings, {**content, "nodes": nodes}, "")
 
 
@@ -153,6 +163,22 @@ def parse_node(name: str, values: Mapping[str, Any]) -> FleetNode:
     if isinstance(numbered.get("clients"), int):  # "clients: 3" needs no quotes
         numbered["clients"] = str(numbered["clients"])
     return parse(FleetNode, numbered, f"nodes.{name}.")
+
+
+def require_leaves(nodes: Mapping[str, FleetNode]) -> None:
+    """Refuse a node behind a leaf that is none.
+
+    Raises
+    ------
+    SettingsError: it names the node.
+    """
+    for name, node in nodes.items():
+        there = nodes.get(node.behind)
+        if node.behind and (there is None or there.leaf is None):
+            raise SettingsError(
+                f"node {name} stands behind {node.behind!r}, which is no leaf of this fleet: give "
+                "that node a setting leaf with its names, or leave out behind"
+            )
 
 
 def require_apart(nodes: Mapping[str, FleetNode]) -> None:

@@ -8,7 +8,7 @@ has that dual, Y cannot be mended, and all duals start again from zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,10 @@ from server_app.validation.errors import Rejected
 BELIEVED = 10
 """Rounds before a client that had lost its dual is believed to have lost it again: each time, all
 duals start from zero."""
+
+
+BRIEF = ("entered", "sketches", "measures", "lost")
+"""What must be known of a client wherever its replies are looked at."""
 
 
 class Duals:
@@ -91,6 +95,34 @@ class Duals:
             measured = np.array(self.measures.get(client, [0.0] * MEASURED)) + measured
         self._looked_at[client, *up.dual] = measured.tolist()
         return max(norm / 2, float(np.linalg.norm(measured)))
+
+    def brief(self, clients: Sequence[int]) -> dict[str, Any]:
+        """What ``continues`` and ``size`` need to know of these clients."""
+        return {
+            name: {c: known[c] for c in clients if c in known}
+            for name, known in ((name, getattr(self, name)) for name in BRIEF)
+        }
+
+    def take_brief(self, notes: Mapping[str, Any]) -> None:
+        """Know of clients what ``brief`` gave."""
+        for name in BRIEF:
+            setattr(self, name, {int(client): value for client, value in notes[name].items()})
+        self._looked_at.clear()
+
+    def finding(self, client: int, up: Any) -> list[float]:
+        """Measure of a reply that ``size`` has seen."""
+        return self._looked_at[client, *up.dual]
+
+    def take_finding(self, client: int, up: Any, found: Sequence[float]) -> None:
+        """``size`` has seen a reply elsewhere, with this measure, by that machine's signs.
+
+        Raises
+        ------
+        Rejected: it is none.
+        """
+        if len(found) != MEASURED or not np.isfinite(found).all():
+            raise Rejected("dual", f"has a measure of {len(found)} numbers, or not finite")
+        self._looked_at[client, *up.dual] = list(found)
 
     def add(self, increments: NDArray[np.floating[Any]], ups: dict[int, Any]) -> None:
         """Y + sum_i Delta_i, and note whose replies these were."""

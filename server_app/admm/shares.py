@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any
 
 from server_app.saved import Saved
 
@@ -13,6 +14,7 @@ class Shares:
     Attributes
     ----------
     gone: clients that have left.
+    told: client -> w_i, where another machine has added up the examples of all.
     """
 
     gone: Saved[list[int]]
@@ -22,10 +24,13 @@ class Shares:
         self._examples: dict[int, int] = {}
         self._total = 0
         self.gone = []
+        self.told: dict[int, float] = {}
         self._summed: tuple[list[int], frozenset[int], int] = ([], frozenset(), 0)
 
     def __call__(self, client: int) -> float:
         """w_i; they add up to 1 over the clients that have not left."""
+        if client in self.told:
+            return self.told[client]
         gone, examples = self._left()
         own, back = self._examples[client], client in gone  # if it replies, it is back
         if self._equal:
@@ -54,6 +59,21 @@ class Shares:
         """Clients are there."""
         if back := self._left()[0].intersection(clients):
             self.gone = sorted({*self.gone} - back)
+
+    def brief(self, clients: Sequence[int]) -> dict[str, Any]:
+        """w_i of these clients."""
+        return {str(client): self(client) for client in clients}
+
+    def take_brief(self, notes: Mapping[str, Any]) -> None:
+        """Another machine has added up the examples of all."""
+        self.told = {int(client): share for client, share in notes.items()}
+
+    def finding(self, client: int, up: Any) -> list[float]:
+        """Nothing: weights do not depend on replies."""
+        return []
+
+    def take_finding(self, client: int, up: Any, found: Sequence[float]) -> None:
+        """Nothing was looked for."""
 
     def __contains__(self, client: int) -> bool:
         return client in self._examples and client not in self._left()[0]

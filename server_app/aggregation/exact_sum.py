@@ -10,7 +10,7 @@ Reproducible Floating-Point Summation, ARITH 2013, with grids that do not depend
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,17 @@ class ExactSum:
             for number, part in _parts(np.multiply(flat[start:end], factor, dtype=np.float64)):
                 there = self._grid(number).reshape(-1)[start:end]
                 np.add(there, part, out=there)
+
+    @property
+    def grids(self) -> list[NDArray[np.float64]]:
+        """What the sum consists of, from the finest grid to the coarsest in use."""
+        return self._grids
+
+    def merge(self, grids: Iterable[NDArray[np.float64]]) -> None:
+        """Add what another sum of this shape consists of: exact, like every number by itself."""
+        for number, grid in enumerate(grids):
+            there = self._grid(number)
+            np.add(there, grid, out=there)
 
     def _grid(self, number: int) -> NDArray[np.float64]:
         while len(self._grids) <= number:

@@ -19,6 +19,9 @@ from common.tensors import Tensors
 from server_app.aggregation.exact_sum import ExactSum
 from server_app.aggregation.expected import Where
 
+SUM, WHOLE, PARTIAL, LARGEST = "sum", "whole", "partial", "largest"
+"""Kinds of what ``parts`` gives."""
+
 
 class Means:
     """sum_i w_i x_ij / sum_i w_i over the clients i that have entry j, in float64."""
@@ -67,6 +70,40 @@ class Means:
     def moved(self, old: Tensors) -> Tensors:
         """The old values plus the means, where what came were changes."""
         return self._over(old, changes=True)
+
+    def parts(self) -> dict[str, NDArray[Any]]:
+        """All that was added up, by kind, tensor and grid; ``merge`` takes it in elsewhere."""
+        found: dict[str, NDArray[Any]] = {f"{LARGEST}/{n}": a for n, a in self._largest.items()}
+        for kind, sums in self._exact().items():
+            for name, total in sums.items():
+                found |= {f"{kind}.{k}/{name}": grid for k, grid in enumerate(total.grids)}
+        return found
+
+    def merge(self, parts: Mapping[str, NDArray[Any]]) -> None:
+        """Take in what ``parts`` gave of means over other clients.
+
+        Raises
+        ------
+        ValueError: it is none of that.
+        """
+        exact = self._exact()
+        grids: dict[tuple[str, str], list[NDArray[Any]]] = {}
+        for key, array in parts.items():
+            of, _, name = key.partition("/")
+            kind = of.partition(".")[0]
+            there = grids.setdefault((kind, name), [])
+            if of != (LARGEST if kind not in exact else f"{kind}.{len(there)}"):
+                raise ValueError(f"{key[:80]} is no part of a mean, or not the next one")
+            there.append(array)
+        for (kind, name), found in grids.items():
+            if kind == LARGEST:
+                known = self._largest.setdefault(name, found[0])
+                self._largest[name] = np.maximum(known, found[0])
+            else:
+                exact[kind].setdefault(name, ExactSum(found[0].shape)).merge(found)
+
+    def _exact(self) -> dict[str, dict[str, ExactSum]]:
+        return {SUM: self._sums, WHOLE: self._whole, PARTIAL: self._partial}
 
     @property
     def covered(self) -> int:

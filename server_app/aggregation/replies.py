@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.errors import RunError
 from common.tensors import Tensors
 from server_app.aggregation.exact_sum import ExactSum
 from server_app.aggregation.expected import Exactly, Expected, Vector
 from server_app.aggregation.losses import Losses
-from server_app.aggregation.means import Means
+from server_app.aggregation.means import LARGEST, WHOLE, Means
 
 EMPTY = Tensors((), {})
 
@@ -98,32 +99,32 @@ class Replies:
         RunError: the method expects a field as a whole vector of some and in parts of others.
         """
         method, sizes = self._method, dict[str, float]()
-        factor, expected = method.factor(client, up), _present(method.expects(client), up)
+        factor, expected = method.factor(client, up), present(method.expects(client), up)
         for name, pattern in expected.items():
             tensors = pattern.values(getattr(up, name))
-            if self._whole.setdefault(name, isinstance(pattern, Vector)) != isinstance(
-                pattern, Vector
-            ):
-                raise RunError(
-                    f"{name} of client {client} cannot be added up with that of others: some are "
-                    "expected as a Vector; where clients differ, expect Exactly, AnyOf or Part"
-                )
-            if isinstance(pattern, Vector):
-                if name not in self._sums:
-                    self._sums[name] = ExactSum((len(tensors),))
-                    self._patterns[name] = pattern
-                sizes[name] = _norm(tensors.vector)
-            else:
-                sizes[name] = _rms(tensors)
+            self._expect(client, name, pattern)
+            whole = isinstance(pattern, Vector)
+            sizes[name] = _norm(tensors.vector) if whole else _rms(tensors)
         weight, compared = method.weight(client, up), method.check(client, up, dict(sizes))
         return Offer(client, up, weight, factor, expected, sizes, compared)
+
+    def _expect(self, client: int, name: str, pattern: Exactly) -> None:
+        """See to it that a field can be added up."""
+        whole = isinstance(pattern, Vector)
+        if self._whole.setdefault(name, whole) != whole:
+            raise RunError(
+                f"{name} of client {client} cannot be added up with that of others: some are "
+                "expected as a Vector; where clients differ, expect Exactly, AnyOf or Part"
+            )
+        if whole and name not in self._sums:
+            self._sums[name] = ExactSum((sum(math.prod(shape) for _, shape, _ in pattern.specs),))
+            self._patterns[name] = pattern
 
     def accept(self, offer: Offer) -> None:
         """Let a reply count."""
         client, up = offer.client, offer.up
         for name, pattern in offer.expected.items():
             tensors = pattern.values(getattr(up, name))
-            self.norms.setdefault(name, {})[client] = offer.sizes[name]
             if name in self._method.collects:
                 self._kept.setdefault(name, {})[client] = tensors
             elif isinstance(pattern, Vector):
@@ -132,6 +133,58 @@ class Replies:
                 where = pattern.places(tensors.specs)
                 whole = None if where is None else {spec[0]: spec[1] for spec in pattern.specs}
                 self._means.setdefault(name, Means()).add(tensors, offer.factor, where, whole)
+        self._note(offer)
+
+    def parts(self) -> dict[str, NDArray[Any]]:
+        """All that was added up so far, by field and grid; ``merge`` takes it in elsewhere."""
+        found: dict[str, NDArray[Any]] = {}
+        for kind, sums in (("vector", self._sums), ("factor", self._factors)):
+            for name, total in sums.items():
+                found |= {f"{kind}/{name}/{k}": grid for k, grid in enumerate(total.grids)}
+        for name, means in self._means.items():
+            found |= {f"mean/{name}/{key}": array for key, array in means.parts().items()}
+        return found
+
+    def merge(self, parts: Mapping[str, NDArray[Any]], offers: Sequence[Offer]) -> None:
+        """Let replies count that were added up elsewhere.
+
+        Sums are exact, so that the outcome is, to the bit, as if each had been accepted here.
+
+        Parameters
+        ----------
+        parts: what ``Replies.parts`` gave there.
+        offers: the replies that are in it, with no tensors in their ``up``.
+
+        Raises
+        ------
+        ValueError: it is not the sum of these replies, as far as can be told; nothing has changed.
+        """
+        for offer in offers:
+            for name, pattern in offer.expected.items():
+                self._expect(offer.client, name, pattern)
+        grouped = _grouped(parts, offers)
+        factors: dict[str, ExactSum] = {}
+        for offer in offers:
+            for name in offer.expected:
+                factors.setdefault(name, ExactSum(())).add(offer.factor)
+        for name, own in factors.items():
+            told = ExactSum(())
+            told.merge(grouped.get(("factor", name), {}).values())
+            if told.total != own.total:
+                raise ValueError(f"{name} was added up with other weights than these replies have")
+        for (kind, name), found in grouped.items():
+            if kind == "vector":
+                self._sums[name].merge(found.values())
+            elif kind == "mean":
+                self._means.setdefault(name, Means()).merge(found)
+        for offer in offers:
+            self._note(offer)
+
+    def _note(self, offer: Offer) -> None:
+        """Keep what is known of an accepted reply beside its tensors."""
+        client, up = offer.client, offer.up
+        for name in offer.expected:
+            self.norms.setdefault(name, {})[client] = offer.sizes[name]
             self._factors.setdefault(name, ExactSum(())).add(offer.factor)
         self._weights[client] = offer.weight
         self._losses.add(up.loss, offer.weight)
@@ -196,7 +249,7 @@ class Replies:
         return self._kept.get(name, {})
 
 
-def _present(expected: Expected, up: Any) -> Expected:
+def present(expected: Expected, up: Any) -> Expected:
     """Without optional fields that a client has left out."""
     return {name: p for name, p in expected.items() if getattr(up, name) is not None}
 
@@ -215,3 +268,43 @@ def _rms(tensors: Tensors) -> float:
     vectors = [v for v in tensors.vectors.values() if v.dtype.kind == "f"]
     square = sum(float(np.square(v, dtype=np.float64).sum()) for v in vectors)
     return math.sqrt(square / max(1, sum(v.size for v in vectors)))
+
+
+def _grouped(
+    parts: Mapping[str, NDArray[Any]], offers: Sequence[Offer]
+) -> dict[tuple[str, str], dict[str, NDArray[Any]]]:
+    """(kind, field) -> parts in order, all of shapes that these replies can have."""
+    specs = {
+        name: {tensor: (shape, dtype) for tensor, shape, dtype in pattern.specs}
+        for offer in offers
+        for name, pattern in offer.expected.items()
+    }
+    vectors = {name for o in offers for name, p in o.expected.items() if isinstance(p, Vector)}
+    found: dict[tuple[str, str], dict[str, NDArray[Any]]] = {}
+    for key, array in parts.items():
+        kind, _, rest = key.partition("/")
+        name, _, part = rest.partition("/")
+        known = specs.get(name)
+        shape: tuple[int, ...] = ()
+        dtype = "float64"
+        if kind == "vector" and name in vectors:
+            assert known is not None
+            shape = (sum(math.prod(each) for each, _ in known.values()),)
+        elif kind == "mean" and known is not None and name not in vectors:
+            of, _, tensor = part.partition("/")
+            if tensor not in known:
+                raise ValueError(f"{key[:80]} is no part of these replies")
+            shape = () if of.startswith(WHOLE) else known[tensor][0]
+            dtype = known[tensor][1] if of == LARGEST else dtype
+        elif kind != "factor" or known is None:
+            raise ValueError(f"{key[:80]} is no part of these replies")
+        if array.shape != shape or array.dtype != dtype or not np.isfinite(array).all():
+            raise ValueError(
+                f"{key[:80]} is {array.dtype} {array.shape} or not finite; expected are finite "
+                f"{dtype} {shape}"
+            )
+        found.setdefault((kind, name), {})[part] = array
+    for (kind, name), numbered in found.items():
+        if kind != "mean" and list(numbered) != [str(k) for k in range(len(numbered))]:
+            raise ValueError(f"{kind}/{name} has parts {list(numbered)[:8]}")
+    return found

@@ -22,7 +22,8 @@ class Binding(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    role: Literal["source", "target"]  # with images of its own
+    role: Literal["source", "target", "leaf"]  # with images of its own; a leaf has none
+    leaf: str = ""  # behind which it stands; empty for the server itself
     clients: str = Field("", pattern=r"^(\d+(-\d+)?)?$")  # such as "40-59"; empty: none is said
     most_images: int = Field(0, ge=0)  # of its own, for which it may count; 0: none is said
 
@@ -50,12 +51,13 @@ def misfits(bindings: Mapping[str, Binding], sources: int, total: int) -> list[s
     """What of a list of devices does not go with a run's clients, in one sentence each."""
     found = []
     for name, bound in bindings.items():
-        if total and (reason := _unfit(bound, sources, total)):
+        if total and bound.role != "leaf" and (reason := _unfit(bound, sources, total)):
             found.append(f"{name} cannot take part: {reason} (clients in fleet.yaml)")
     played = {number for bound in bindings.values() for number in bound.numbers}
     idle = sorted(set(range(total)) - played)
     # Devices whose clients nobody has said may play any that are left.
-    if bindings and idle and all(bound.clients for bound in bindings.values()):
+    devices = [bound for bound in bindings.values() if bound.role != "leaf"]
+    if devices and idle and all(bound.clients for bound in devices):
         found.append(
             f"no device of the fleet plays {_some(idle)} of the run's clients 0 to {total - 1}; "
             "give clients in fleet.yaml, or lower data.sources and data.targets"
@@ -65,6 +67,8 @@ def misfits(bindings: Mapping[str, Binding], sources: int, total: int) -> list[s
 
 def _unfit(bound: Binding, sources: int, total: int) -> str:
     """Why a device cannot take part in a run; empty where it can."""
+    if bound.role == "leaf":
+        return "it is a leaf, which has no images"
     if not total:
         return "it has no images of its own" if bound.clients else ""
     numbers = bound.numbers

@@ -5,21 +5,22 @@ The rule for slow and lost nodes is stated in ``common.config.RoundSettings``.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from common.config import LATE_ROUNDS, RoundSettings
 from common.wire import pack_all, size
-from server_app.clients.registry import Nodes
 from server_app.monitoring.status import Status
-from server_app.transport.incomplete import arrived, forget, has_begun
+from server_app.transport.grid import arrived, forget, has_begun
 from server_app.transport.polling import Unreadable, pull
 from server_app.transport.push import push
+from server_app.transport.told import Counted, Missing, Refused, Told
 from server_app.validation.errors import printable
 
 Notice = Callable[[str], None]
@@ -42,6 +43,33 @@ LONG = 0.5
 """Share of the deadline after which the console says who is waited for."""
 
 
+class Whereabouts(Protocol):
+    """Who is where; see ``server_app/clients/registry.py``."""
+
+    @property
+    def online(self) -> Mapping[int, str]:
+        """Node -> when it came online."""
+
+    @property
+    def enrolled(self) -> Container[int]:
+        """Nodes whose answers are wanted."""
+
+    def at(self, client_id: int) -> int | None:
+        """The node in a client; None if it was not online at the last look."""
+
+    def last(self, client_id: int) -> int:
+        """The node that was in a client last."""
+
+    def name(self, node: int) -> str:
+        """What people call a node."""
+
+    def discover(self) -> None:
+        """Look who is there."""
+
+
+Reply = Message | Unreadable | Counted | Refused
+
+
 class Answer(NamedTuple):
     """What came of asking one client.
 
@@ -49,7 +77,8 @@ class Answer(NamedTuple):
     ----------
     node: the node that was asked last; it may have been another than at first.
     message_id: of the message that it was asked with; empty if it had gone before.
-    reply: without an error, but it may be unreadable; None if there is none.
+    reply: without an error, but it may be unreadable, or in a leaf's sum or rejected by it; None if
+        there is none.
     reason: why there is none.
     absent, seen: when the server looked in vain for the last time, and when it had the reply; Unix
         seconds of its own clock, 0 where it has not looked in vain.
@@ -59,7 +88,7 @@ class Answer(NamedTuple):
     client_id: int
     node: int
     message_id: str
-    reply: Message | Unreadable | None
+    reply: Reply | None
     reason: str
     absent: float = 0.0
     seen: float = 0.0
@@ -71,6 +100,8 @@ class Answer(NamedTuple):
         One may have come long before it was seen, as they are taken one by one. Its own date is
         believed where the server's clock allows it.
         """
+        if isinstance(self.reply, Counted):
+            return self.reply.seconds
         created = self.seen
         if isinstance(self.reply, Message):
             created = self.reply.metadata.created_at
@@ -109,6 +140,7 @@ class _Asked:
     content: Callable[[int], Any]
     open: dict[int, None]
     deadline: float
+    seconds: float
     lost: dict[int, tuple[Answer, float]] = field(default_factory=dict)
     again: set[int] = field(default_factory=set)
     absent: dict[int, float] = field(default_factory=dict)
@@ -129,16 +161,24 @@ class Exchange:
     def __init__(
         self,
         grid: Grid,
-        nodes: Nodes,
+        nodes: Whereabouts,
         rules: RoundSettings,
         status: Status,
         notice: Notice = lambda _: None,
+        pack: Callable[[Sequence[Any]], list[RecordDict]] = pack_all,
     ) -> None:
+        """Begin.
+
+        Parameters
+        ----------
+        pack: what is asked of clients -> what they are sent.
+        """
         self._notice = notice
         self._grid = grid
         self._nodes = nodes
         self._rules = rules
         self._status = status
+        self._pack = pack
         self._late: dict[int, _Late] = {}
         self._sent: dict[int, _Sent] = {}
         self._told: set[tuple[_Sent, bool]] = set()
@@ -181,6 +221,7 @@ class Exchange:
         client_ids: Sequence[int],
         content: Callable[[int], Any],
         in_order: Callable[[], bool] = lambda: False,
+        seconds: float = math.inf,
     ) -> Iterator[Answer]:
         """Send every client its content at once; then give the answers one by one, as they come.
 
@@ -189,13 +230,15 @@ class Exchange:
         kind: Flower's message type, such as ``train.augfl``.
         content: client -> the contract to send; asked again if the content must be sent again.
         in_order: whether the next answer must be that of the first of these clients without one.
+        seconds: to wait for answers, where that is less than the deadline of a round.
         """
         self.bytes_down = 0
         self._sent = {}
         self._told.clear()
         self._post(round, kind, client_ids, content)
-        deadline = time.monotonic() + self._rules.deadline
-        asked = _Asked(round, kind, content, dict.fromkeys(client_ids), deadline)
+        seconds = min(seconds, self._rules.deadline)
+        deadline = time.monotonic() + seconds
+        asked = _Asked(round, kind, content, dict.fromkeys(client_ids), deadline, seconds)
         return self._answers(asked, in_order)
 
     def _answers(self, asked: _Asked, in_order: Callable[[], bool]) -> Iterator[Answer]:
@@ -236,12 +279,14 @@ class Exchange:
         for message_id in arrived(self._grid, [*waiting]):
             if (reply := pull(self._grid, message_id)) is not None:
                 client_id, sent = waiting.pop(message_id)
-                yield self._answer(client_id, sent, reply, asked.absent.get(client_id, 0.0))
+                if isinstance(reply, Missing):  # the leaf has waited whether it is back
+                    asked.again.add(client_id)
+                yield self._answer(asked, client_id, sent, reply)
         for client_id, sent in waiting.values():
             if reason := self._hopeless(sent):
                 yield self._failed(client_id, sent, reason)
             elif over:
-                yield self._late_answer(client_id, sent, asked.what)
+                yield self._late_answer(client_id, sent, asked)
             asked.absent[client_id] = looked
 
     def _post(
@@ -254,7 +299,7 @@ class Exchange:
             for client_id in client_ids
             if (node := self._nodes.at(client_id)) is not None
         }
-        contents = pack_all([content(client_id) for client_id in nodes])
+        contents = self._pack([content(client_id) for client_id in nodes])
         # Longer than the deadline: a reply expires with its message, and replies wait their turn.
         limit = LATE_ROUNDS * self._rules.deadline
 
@@ -273,11 +318,16 @@ class Exchange:
                 self._status.node(node, "training")
 
     def _answer(
-        self, client_id: int, sent: _Sent, reply: Message | Unreadable, absent: float
+        self, asked: _Asked, client_id: int, sent: _Sent, reply: Message | Unreadable | Told
     ) -> Answer:
+        absent = asked.absent.get(client_id, 0.0)
         if sent.node not in self._nodes.enrolled:
             return Answer(client_id, sent.node, sent.message_id, None, REPLACED)
-        if isinstance(reply, Unreadable) or not reply.has_error():
+        if isinstance(reply, Missing):
+            if reply.late:
+                return self._late_answer(client_id, sent, asked, reply.reason)
+            return self._failed(client_id, sent, reply.reason)
+        if not isinstance(reply, Message) or not reply.has_error():
             self._status.node(sent.node, "online", seen=True)
             return Answer(client_id, sent.node, sent.message_id, reply, "", absent, time.time())
         return self._failed(client_id, sent, reply.error.reason or "its ClientApp failed")
@@ -290,12 +340,14 @@ class Exchange:
             self._status.node(sent.node, "online", reason=reason, seen=True)
         return Answer(client_id, sent.node, sent.message_id, None, reason)
 
-    def _late_answer(self, client_id: int, sent: _Sent, what: str) -> Answer:
+    def _late_answer(self, client_id: int, sent: _Sent, asked: _Asked, reason: str = "") -> Answer:
         until = time.monotonic() + (LATE_ROUNDS - 1) * self._rules.deadline
-        self._late[sent.node] = _Late(sent, until, what)
+        self._late[sent.node] = _Late(sent, until, asked.what)
         begun = has_begun(self._grid, sent.message_id)
-        reason = ("no whole" if begun else "no") + f" reply within {self._rules.deadline:g} s"
-        self._status.node(sent.node, "late", reason=f"{what}: {reason}")
+        reason = printable(reason) or (
+            ("no whole" if begun else "no") + f" reply within {asked.seconds:g} s"
+        )
+        self._status.node(sent.node, "late", reason=f"{asked.what}: {reason}")
         return Answer(client_id, sent.node, sent.message_id, None, reason, late=True)
 
     def _hopeless(self, sent: _Sent) -> str:

@@ -15,9 +15,10 @@ from common.release import release
 from common.wire import pack
 from server_app.clients.bindings import Binding, awaited, misfits
 from server_app.monitoring.status import Status
-from server_app.transport.incomplete import arrived, forget
+from server_app.transport.grid import PullingGrid, arrived, forget
 from server_app.transport.polling import Unreadable, pull
 from server_app.transport.push import push
+from server_app.transport.told import Missing, Told
 from server_app.validation.errors import Rejected, printable
 from server_app.validation.message import Asked, check, read
 
@@ -86,6 +87,7 @@ class Nodes:
     online: node id -> when it last came online, in the SuperLink's words, at the last look.
     expected: client -> its node, of sources that are online and introduce themselves on demand.
     names: node id -> the name under which its key was registered, of those that have one.
+    leaves: node id -> the name of the leaf behind which it stands, of those that do.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Nodes:
         self._players: dict[int, int] = {}  # client of the partition -> the node that came last
         self._owners = {n: name for name, bound in plan.bindings.items() for n in bound.numbers}
         self.names: dict[int, str] = {}
+        self.leaves: dict[int, str] = {}
 
     @property
     def sources(self) -> list[int]:
@@ -290,9 +293,14 @@ class Nodes:
         self.online = {n.node_id: n.last_activated_at for n in there}
         # Whoever registered the key has chosen it, not the device.
         for n in there:
-            if n.name and self.names.get(n.node_id) != n.name:
-                self.names[n.node_id] = printable(n.name, 80)
-                self._status.name(n.node_id, self.names[n.node_id])
+            leaf = self._grid.leaf(n.node_id) if isinstance(self._grid, PullingGrid) else ""
+            known = self.names.get(n.node_id, ""), self.leaves.get(n.node_id, "")
+            if known != (told := (printable(n.name, 80), leaf)):
+                if n.name:
+                    self.names[n.node_id] = told[0]
+                if leaf:
+                    self.leaves[n.node_id] = leaf
+                self._status.name(n.node_id, *told)
         for node in self._refused.keys() - self.enrolled.keys():
             if node in before and node not in self.online:
                 self._status.node(node, "gone", reason="it is no longer connected")
@@ -302,7 +310,7 @@ class Nodes:
             elif node not in before and node in self.online:
                 self._status.node(node, "online", seen=True)
 
-    def _enrol(self, node: int, message_id: str, reply: Message | Unreadable | None) -> str:
+    def _enrol(self, node: int, message_id: str, reply: Message | Unreadable | Told | None) -> str:
         """Take in a node; returns why it cannot be taken in now, if so.
 
         Raises
@@ -311,6 +319,8 @@ class Nodes:
         """
         if reply is None:
             return "it did not answer"
+        if isinstance(reply, Missing):
+            return printable(reply.reason)
         if isinstance(reply, Message) and reply.has_error():
             return printable(reply.error.reason or "its ClientApp failed")
         sent = Asked(node, message_id, self._grid.run.run_id, "query.enrol")

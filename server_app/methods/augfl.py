@@ -123,7 +123,8 @@ class Server(Method):
     def __init__(self, settings: Settings, setup: Setup) -> None:
         super().__init__(settings, setup)
         self.knowledge = setup.knowledge if settings.uses_knowledge else None
-        self.exact = distance_weight(self.knowledge) if settings.update == "exact" else 0.0
+        exact = settings.update == "exact" and self.knowledge is not None
+        self.exact = distance_weight(self.knowledge) if exact else 0.0
         self.duals = Duals(len(setup.model), setup.secret)
         self.share = Shares(settings.weights == "equal")
         self.penalty = Penalty(settings.rho, settings.adaptive_rho)

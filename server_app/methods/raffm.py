@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -189,10 +189,17 @@ class Server(Averaging):
             "buffers": Part(self.buffers.specs, buffers),
         }
 
+    def brief(self, clients: Sequence[int]) -> dict[str, Any]:
+        """Which slices they were sent."""
+        return {str(client): self._drawn.get(client, self._width(client)) for client in clients}
+
+    def take_brief(self, notes: Mapping[str, Any]) -> None:
+        """Which slices these clients were sent."""
+        self._drawn = {int(client): width for client, width in notes.items()}
+
     def served(self, client: int, source: Source) -> tuple[Tensors | None, Tensors, float]:
         """What a client can hold; one that has never trained is asked for its width likewise."""
-        width = self.widths.get(client)
-        if width is None:
+        if (width := self.widths.get(client)) is None:
             width = self._choose(None, source)[0]
         return *self._slice(width), width
 

@@ -129,10 +129,10 @@ class Status:
                 entry["last_seen"] = time.time()
             self._tell()
 
-    def name(self, node: int, name: str) -> None:
-        """A node has a name in the fleet's settings."""
+    def name(self, node: int, name: str, leaf: str = "") -> None:
+        """A node has a name in the fleet's settings, or stands behind a leaf; empty if not."""
         with self._changed:
-            self._entry(node)["name"] = name
+            self._entry(node).update(name=name, leaf=leaf)
             self._tell()
 
     def close(self, line: Mapping[str, Any]) -> None:
@@ -185,9 +185,9 @@ class Status:
         -------
         ``version`` (grows with every change), ``begins`` (how often a run began here), ``meta``,
         ``rounds``, ``round``, ``phase``, ``since`` (Unix seconds at which the phase began),
-        ``nodes`` (by id: name, state, role, clients, reason, last_seen, replies, missing, rejected,
-        and of its last reply round, seconds, loss and what it did without), ``lines`` (of the
-        record, without single clients; missing and rejected are counts), ``incidents`` (newest
+        ``nodes`` (by id: name, leaf, state, role, clients, reason, last_seen, replies, missing,
+        rejected, and of its last reply round, seconds, loss and what it did without), ``lines`` (of
+        the record, without single clients; missing and rejected are counts), ``incidents`` (newest
         last: round, kind, node, step, field, reason), ``totals``, ``seconds`` (of all rounds, by
         phase) and ``awaited`` (the node whose reply the server waits for: node, doing, until).
         """
@@ -220,7 +220,7 @@ class Status:
             node,
             {
                 "state": "online", "role": "", "clients": "", "reason": "", "last_seen": None,
-                "name": "",
+                "name": "", "leaf": "",
                 "replies": 0, "missing": 0, "rejected": 0,
                 "round": None, "seconds": None, "loss": None, "without": None,
             },

@@ -57,6 +57,7 @@ class NodeRow:
 
     name: str
     clients: str  # where the name does not tell them
+    leaf: str  # behind which it stands
     node: str
     state: str
     reason: str
@@ -262,6 +263,7 @@ def _row(node: str, entry: dict[str, Any]) -> NodeRow:
     return NodeRow(
         name=entry["name"] or name,
         clients=name.lower() if entry["name"] and clients else "",
+        leaf=entry["leaf"],
         node=node,
         state=entry["state"],
         reason=entry["reason"] or entry["without"] or "",

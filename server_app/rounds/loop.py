@@ -32,6 +32,7 @@ from server_app.rounds.training import Training
 from server_app.runs.folder import RunFolder
 from server_app.runs.record import read_run
 from server_app.saved import load, save
+from server_app.transport.leaves import LeafGrid
 from server_app.validation.gate import Gate
 
 Notice = Callable[[str], None]
@@ -73,6 +74,8 @@ class Rounds:
             self._training = Training(
                 settings, self._method, self._nodes, self._exchange, self._gate, status, notice
             )
+            if isinstance(self._grid, LeafGrid):
+                self._grid.brief = self._training.brief
         self._page_throttle = Throttle(PAGE_SHARE)
 
     def run(self, start: int) -> None:
@@ -124,7 +127,9 @@ class Rounds:
             self._notice(f"{what} could not be shown, the run goes on: {said}")
 
     def conclude(self) -> None:
-        """Write the run's page and say what became of the run."""
+        """Let the leaves go, write the run's page and say what became of the run."""
+        if isinstance(self._grid, LeafGrid):
+            self.show("the end to its leaves", self._grid.end)
         self.report()
         try:
             said = words.headline(read_run(self._folder.path))
@@ -212,8 +217,10 @@ class Rounds:
         if training is not None and (best := training.safeguard.best.best(round)):
             self._save_model("best", *best)
         names = {str(node): name for node, name in self._nodes.names.items()}
-        if names.items() - self._folder.meta.get("nodes", {}).items():
-            self._folder.update(nodes=self._folder.meta.get("nodes", {}) | names)
+        leaves = {str(node): leaf for node, leaf in self._nodes.leaves.items()}
+        for key, now in (("nodes", names), ("leaves", leaves)):
+            if now.items() - self._folder.meta.get(key, {}).items():
+                self._folder.update(**{key: self._folder.meta.get(key, {}) | now})
         line = {"round": round, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **line}
         with watch.phase("checkpoint"):
             groups, notes = save(self._method)

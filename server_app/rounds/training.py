@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from flwr.app import Message
 
@@ -17,7 +17,6 @@ from common.errors import FleetError, RunError
 from common.seeds import seed_for
 from common.tensors import Tensors
 from common.wire import size, tensor_fields
-from server_app.aggregation.replies import Offer, Replies
 from server_app.clients.absence import Absence
 from server_app.clients.eligible import eligible
 from server_app.clients.messaging import Answer, Exchange
@@ -25,28 +24,20 @@ from server_app.clients.registry import Nodes
 from server_app.clients.weights import counted
 from server_app.method import Method, Source
 from server_app.monitoring.status import Status
+from server_app.rounds.intake import Images, Intake
 from server_app.rounds.introduced import source
 from server_app.rounds.safeguard import Safeguard
 from server_app.rounds.timing import Stopwatch
 from server_app.runs.record import by_node
 from server_app.saved import State
+from server_app.transport.told import Counted
 from server_app.validation.errors import Rejected, printable
-from server_app.validation.gate import Candidate, Gate, check_fields
-from server_app.validation.message import Asked, check, read
-from server_app.validation.outliers import WARM_UP
+from server_app.validation.gate import Gate
 
 Notice = Callable[[str], None]
 
 INTRODUCTION = 60.0
 """Seconds that a round waits for clients that it chose first to introduce themselves."""
-
-
-class Held(NamedTuple):
-    """A reply that waits to be compared with others of its round."""
-
-    answer: Answer
-    client: str
-    candidate: Candidate[Offer]
 
 
 @dataclass(eq=False)
@@ -107,12 +98,14 @@ class Training:
                 # Who is compared with whom must not depend on who was quick.
                 in_order=lambda: self._gate.learning,
             )
-        self._replies = Replies(self._method)
+        intake = Intake(
+            self._method, self._gate, round, self._kind, self._exchange.run_id, self._images
+        )
         self._grown: list[dict[str, str]] = []
         rejected: list[dict[str, str]] = []
         clients: dict[int, dict[str, Any]] = {}
+        players: dict[int, str] = {}
         bytes_up = 0
-        held: list[Held] = []
         late: list[int] = []
         for position, _ in enumerate(asked, 1):
             with watch.phase("train"):
@@ -122,15 +115,21 @@ class Training:
                 late += [answer.client_id] * answer.late
             elif isinstance(answer.reply, Message):
                 bytes_up += size(answer.reply.content)
+            elif isinstance(answer.reply, Counted):
+                bytes_up += answer.reply.bytes
             with watch.phase("absorb"):
-                if answer.reply is not None and (one := self._look(round, answer, rejected)):
-                    held.append(one)
-                for one in self._ready(held, last=position == len(asked)):
-                    if entry := self._absorb(round, one, begun, rejected):
-                        clients[one.answer.client_id] = entry
+                if answer.reply is not None:
+                    played = self._nodes.enrolled[answer.node].clients
+                    players[answer.client_id] = ",".join(map(str, played))
+                for one, decided in intake.take(answer, last=position == len(asked)):
+                    if isinstance(decided, Rejected):
+                        self._reject(one, decided, rejected)
+                    else:
+                        client = players[one.client_id]
+                        clients[one.client_id] = self._entry(one, client, begun, decided.up)
         with watch.phase("update"):
-            self._replies.sort()
-            metrics, back = self.safeguard.close(round, len(asked), self._replies, self._grown)
+            intake.replies.sort()
+            metrics, back = self.safeguard.close(round, len(asked), intake.replies, self._grown)
             silent = (self.enrolled.keys() - free) | (set(asked) - clients.keys())
             if left := self._absence.note(sorted(silent), sorted(clients)):
                 self._method.leave(left)
@@ -147,6 +146,19 @@ class Training:
             "method": metrics,
             **({"went_back": back} if back else {}),
         }
+
+    def brief(self, nodes: Sequence[int]) -> dict[str, Any]:
+        """What a leaf must know to look at the replies of these nodes as this server does."""
+        clients = {node: self._nodes.client_id(node) for node in nodes}
+        return {
+            "clients": clients,
+            "images": {client: self._images(client) for client in clients.values()},
+            "gate": self._gate.brief(),
+            "method": self._method.brief([*clients.values()]),
+        }
+
+    def _images(self, client: int) -> Images:
+        return Images(self.enrolled[client], self._counted[client])
 
     def _check_contract(self, client: int) -> None:
         """What a reply may hold must be said before anything is sent.
@@ -210,46 +222,13 @@ class Training:
         self._weigh()
         return sorted(chosen)
 
-    def _look(self, round: int, answer: Answer, rejected: list[dict[str, str]]) -> Held | None:
-        """A reply, unless something other than its sizes is wrong with it."""
-        client = ",".join(map(str, self._nodes.enrolled[answer.node].clients))
-        try:
-            seen = self._gate.look(round, answer.node, lambda: self._examine(round, answer))
-        except Rejected as refusal:
-            self._reject(answer, refusal, rejected)
-            return None
-        return Held(answer, client, seen)
-
-    def _ready(self, held: list[Held], last: bool) -> list[Held]:
-        """Takes what can be decided on from the replies that are held back."""
-        ready = [held.pop()] if held and self._gate.plain(held[-1].candidate) else []
-        if last or len(held) >= WARM_UP:
-            ready += held
-            held.clear()
-            self._gate.compare([one.candidate for one in ready])
-        return ready
-
-    def _absorb(
-        self,
-        round: int,
-        held: Held,
-        begun: float,
-        rejected: list[dict[str, str]],
-    ) -> dict[str, Any] | None:
-        """Let the method have a reply, unless a size is too much; its entry for the record."""
-        answer = held.answer
-        try:
-            offer = self._gate.decide(round, held.candidate, moving=held.candidate.seen.sizes)
-        except Rejected as refusal:
-            self._reject(answer, refusal, rejected)
-            return None
-        self._replies.accept(offer)
-        up = offer.up
+    def _entry(self, answer: Answer, client: str, begun: float, up: Any) -> dict[str, Any]:
+        """What the record has on a reply that counts."""
         # What a device had to do without, and why.
         without = printable(getattr(up, "without", ""), 80)
         entry = {
             "node": str(answer.node),
-            "client": held.client,
+            "client": client,
             "seconds": answer.seconds(begun),
             "examples": up.examples,  # that count
             "loss": up.loss,
@@ -262,25 +241,6 @@ class Training:
         rejected.append(refusal.entry(answer.node, "training"))
         if refusal.excessive:
             self._grown.append(rejected[-1])
-
-    def _examine(self, round: int, answer: Answer) -> tuple[Offer, dict[str, float]]:
-        """The reply, and sizes for the gate.
-
-        Raises
-        ------
-        Rejected: something is wrong with it.
-        """
-        method, client = self._method, answer.client_id
-        assert method.up is not None
-        expected = method.expects(client)
-        asked = Asked(answer.node, answer.message_id, self._exchange.run_id, self._kind)
-        reply = check(answer.reply, asked, expected)
-        up: Any = read(method.up, reply.content)
-        check_fields(up, round, self.enrolled[client], expected)
-        if up.examples > (most := self._counted[client]):
-            up = replace(up, examples=most)
-        offer = self._replies.offer(client, up)
-        return offer, offer.compared
 
     def state(self) -> State:
         """All that is needed to go on."""

@@ -89,6 +89,7 @@ class Meta(_Record):
     page: str = ""  # where its live page was served, if it was
     devices: Count = 0  # of the fleet that can take part; 0 where the server has no list of them
     nodes: dict[str, str] = Field(default_factory=dict)  # id -> name in the fleet's settings
+    leaves: dict[str, str] = Field(default_factory=dict)  # id of a node -> name of its leaf
     error: str | None = None  # why a run failed
 
 
@@ -210,8 +211,10 @@ class Run:
     members: tuple[Run, ...] = ()  # the runs of which this is the mean, if it is one
 
     def name(self, node: str) -> str:
-        """What people call a node: its name in the fleet's settings, or else its id."""
-        return self.meta.nodes.get(node, node)
+        """What people call a node: its name in the fleet's settings, with that of its leaf, or else
+        its id."""
+        name, leaf = self.meta.nodes.get(node, node), self.meta.leaves.get(node)
+        return f"{name} (behind {leaf})" if leaf else name
 
     @cached_property
     def evaluated(self) -> list[tuple[Round, Evaluation]]:

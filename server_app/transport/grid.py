@@ -1,16 +1,37 @@
-"""What all Grids of AugFlower have in common."""
+"""What all Grids of AugFlower have in common, and what else they may be asked."""
 
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from server_app.transport.told import Told
+
 
 class PullingGrid(Grid, ABC):
     """A Grid that never waits for a reply: who wants to wait pulls again."""
+
+    def arrived(self, message_ids: Sequence[str]) -> list[str]:
+        """Messages whose replies may be there, in the order given."""
+        return list(message_ids)
+
+    def has_begun(self, message_id: str) -> bool:
+        """Whether a reply has come in part, where that can be known."""
+        return False
+
+    def forget(self, message_id: str) -> None:
+        """Drop what has come of a reply that nobody waits for any more."""
+
+    def leaf(self, node: int) -> str:
+        """The name of the leaf behind which a node stands; empty if it stands behind none."""
+        return ""
+
+    def told(self, message_id: str) -> Told | None:
+        """What a leaf tells in the place of a reply."""
+        return None
 
     def create_message(
         self,
@@ -28,3 +49,19 @@ class PullingGrid(Grid, ABC):
     ) -> Iterable[Message]:
         """Push, and pull once."""
         return self.pull_messages(self.push_messages(messages))
+
+
+def arrived(grid: Grid, message_ids: Sequence[str]) -> list[str]:
+    """Messages whose replies may be there, in the order given."""
+    return grid.arrived(message_ids) if isinstance(grid, PullingGrid) else list(message_ids)
+
+
+def has_begun(grid: Grid, message_id: str) -> bool:
+    """Whether a reply has come in part, where that can be known."""
+    return isinstance(grid, PullingGrid) and grid.has_begun(message_id)
+
+
+def forget(grid: Grid, message_id: str) -> None:
+    """Drop what has come of a reply that nobody waits for any more."""
+    if isinstance(grid, PullingGrid):
+        grid.forget(message_id)

@@ -19,6 +19,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from threadpoolctl import ThreadpoolController
@@ -45,9 +46,11 @@ class InProcessGrid(PullingGrid):
     Parameters
     ----------
     client_app: what every node runs.
-    node_configs: one node each; node ids count from ``FIRST_NODE``.
+    node_configs: one node each; node ids count from ``first``.
     run_config: the run's, of which nodes get what a fleet's are sent.
     interfere: lets tests lose, delay or corrupt replies.
+    first: the first node's id.
+    names: under which the keys of the first nodes are registered.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class InProcessGrid(PullingGrid):
         run_config: Mapping[str, Any],
         run_id: int = RUN,
         interfere: Interference | None = None,
+        first: int = FIRST_NODE,
+        names: Sequence[str] = (),
     ) -> None:
         # A message takes its sender from the process, which Flower's runtime would set.
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, SERVER, 1
@@ -68,8 +73,9 @@ class InProcessGrid(PullingGrid):
         self._waiting: dict[str, Message] = {}
         self.contexts = {
             node: Context(run_id, node, dict(config), RecordDict(), for_devices(run_config), 0)
-            for node, config in enumerate(node_configs, FIRST_NODE)
+            for node, config in enumerate(node_configs, first)
         }
+        self._names = dict(zip(self.contexts, names, strict=False))
 
     def set_run(self, run: Run) -> None:
         """A run is given at construction."""
@@ -83,6 +89,10 @@ class InProcessGrid(PullingGrid):
     def get_node_ids(self) -> Iterable[int]:
         """All nodes are always there."""
         return list(self.contexts)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """All nodes, with the names of those that have one."""
+        return [NodeInfo(node_id=n, name=self._names.get(n, "")) for n in self.contexts]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Take messages; nothing runs before the replies are pulled."""

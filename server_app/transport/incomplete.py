@@ -250,19 +250,3 @@ def given_up(error: Exception) -> FleetError:
         f"the SuperLink has answered with nothing but errors for {LONGEST_TROUBLE:.0f} s; the last "
         f"checkpoint is kept, resume the run when it is well: {error}"
     )
-
-
-def arrived(grid: Grid, message_ids: Sequence[str]) -> list[str]:
-    """Messages whose replies may be there, in the order given."""
-    return grid.arrived(message_ids) if isinstance(grid, TolerantGrid) else list(message_ids)
-
-
-def has_begun(grid: Grid, message_id: str) -> bool:
-    """Whether a reply has come in part, where that can be known."""
-    return isinstance(grid, TolerantGrid) and grid.has_begun(message_id)
-
-
-def forget(grid: Grid, message_id: str) -> None:
-    """Drop what has come of a reply that nobody waits for any more."""
-    if isinstance(grid, TolerantGrid):
-        grid.forget(message_id)

@@ -159,12 +159,35 @@ class Gate:
                     raise Rejected(name, reason, excessive=True)
                 if size > doubtful and (moving is None or name in moving):
                     self._doubtful_now.add(node)
+        self._admit(node, sizes)
+        return candidate.seen
+
+    def brief(self) -> dict[str, Any]:
+        """What is usual, for another gate that looks at replies of the same round."""
+        state = self.state()
+        return {name: state[name] for name in ("bounds", "admitted")}
+
+    def take_brief(self, notes: Mapping[str, Any]) -> None:
+        """Look at the replies of one round by what is usual elsewhere."""
+        self.load_state({"nodes": {}, "doubtful": [], **notes})
+        self.drop_round()
+
+    @property
+    def doubtful(self) -> frozenset[int]:
+        """Nodes whose replies of this round were unusual, but not too much to be let pass."""
+        return frozenset(self._doubtful_now)
+
+    def admit_elsewhere(self, node: int, sizes: Sizes, doubtful: bool) -> None:
+        """A reply that another gate has admitted, which had this one's brief."""
+        self._admit(node, sizes)
+        self._doubtful_now |= {node} if doubtful else set()
+
+    def _admit(self, node: int, sizes: Sizes) -> None:
         for name, size in sizes.items():
             self._sizes.setdefault(name, []).append(size)
         self._admitted += bool(sizes)
         if node in self._nodes:
             self._nodes[node].row = 0
-        return candidate.seen
 
     def reject(self, round: int, node: int) -> None:
         """Count an offence of a node."""

@@ -16,6 +16,7 @@ from common.wire import PIECE, unpack
 from server_app.aggregation.expected import Expected
 from server_app.aggregation.expected import size as tensors_size
 from server_app.transport.polling import Unreadable
+from server_app.transport.told import Refused, Told
 from server_app.validation.errors import Rejected
 
 Contract = TypeVar("Contract")
@@ -47,7 +48,7 @@ class Asked:
 
 
 def check(
-    reply: Message | Unreadable | None, asked: Asked, expected: Expected = NOTHING
+    reply: Message | Unreadable | Told | None, asked: Asked, expected: Expected = NOTHING
 ) -> Message:
     """A reply of which all is right that is around its content: origin, what it answers, size.
 
@@ -61,8 +62,11 @@ def check(
     """
     if isinstance(reply, Unreadable):
         raise Rejected("message", reply.reason)
-    if reply is None or not reply.has_content():
-        raise Rejected("message", (reply and reply.error.reason) or "is missing")
+    if isinstance(reply, Refused):
+        raise Rejected(reply.field, reply.reason, reply.excessive)
+    if not isinstance(reply, Message) or not reply.has_content():
+        failed = isinstance(reply, Message) and reply.error.reason
+        raise Rejected("message", failed or "is missing")
     metadata = reply.metadata
     for field, got, wanted in (
         ("node", metadata.src_node_id, asked.node),
