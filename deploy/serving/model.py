@@ -59,6 +59,9 @@ class Model:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # It keeps what the largest batch has taken: 3.5 GB after 64 images with ResNet-18 in place
+        # of 0.2, and saves no time there.
+        options.enable_cpu_mem_arena = False
         try:
             self._session = onnxruntime.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"]
