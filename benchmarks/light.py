@@ -35,7 +35,7 @@ ARMS = {
     "all": "", "head": "+head", "bias": "+bias", "adapter, 8": "+adapter-8",
     "prompt, 10": "+prompt-10", "LoRA, 8 (FedIT)": "+lora-8", "LoRA, 8 (FFA)": "+ffa-8",
 }  # fmt: skip
-RATES = (0.003, 0.01, 0.03)
+RATES = (0.01, 0.03)
 DATA = {
     "data.name": "fashion-mnist", "data.image-size": 28, "data.partition": "dirichlet",
     "data.dirichlet-alpha": 0.5, "data.sources": 10, "data.targets": 20, "data.samples-min": 10,
@@ -99,7 +99,7 @@ def unlike(folder: Path, rounds: int) -> str:
                 continue  # nothing is missing
             sgd = {key.replace("fedavg", "lora"): value for key, value in SGD.items()}
             more = {"lora.average": rule, "lora.ranks": given, "lora.sgd.lr": RATE}
-            name = f"{rule}-{given or 8}-{rounds}"
+            name = f"{rule}-{given.replace(',', '.') or 8}-{rounds}"
             path = _run(folder, name, "+lora-8", rounds, {"method": "lora", **sgd, **more})
             errors = [f"{line['method']['aggregation_error']:.3f}" for line in _lines(path)[1:]]
             row = [title, ranks, *_percent(_curves(path)["test"]), errors[0], errors[-1]]

@@ -208,3 +208,55 @@ def test_nothing_is_frozen_twice():
     with pytest.raises(ModelError):
         tune(nn.Identity(), name_and_tuning("x+head")[1])  # type: ignore[arg-type]
     assert size(module) == 3 * 128 + 3
+
+
+def test_a_folder_of_open_clip_gives_its_image_tower(tmp_path: Path, small_tower: None):
+    import open_clip
+
+    both = open_clip.create_model("small", force_image_size=8)
+    torch.save(both.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+    task = Task("open_clip:small+head", 3, 3, 8, str(tmp_path))
+    images = torch.randn(2, 3, 8, 8)
+    found = task.build().get_submodule("tower").eval()(images)
+    torch.testing.assert_close(found, both.visual.eval()(images), rtol=1e-5, atol=1e-6)
+
+
+def test_a_folder_of_timm_gives_its_transformer(tmp_path: Path):
+    import timm
+
+    whole = timm.create_model("test_vit", img_size=32, patch_size=8, num_classes=9)
+    (tmp_path / "model.safetensors").write_bytes(weights_bytes(whole))
+    network = Task("timm:test_vit/8+lora-2", 3, 3, 32, str(tmp_path)).build().eval()
+    images = torch.randn(2, 3, 32, 32)
+    found = network.forward_head(network.forward_features(images), pre_logits=True)  # type: ignore[operator]
+    expected = whole.eval().forward_head(whole.forward_features(images), pre_logits=True)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_folder_with_several_files_is_refused(tmp_path: Path):
+    for name in ("a.safetensors", "b.safetensors"):
+        (tmp_path / name).touch()
+    with pytest.raises(ModelError, match=r"has a\.safetensors, b\.safetensors: name the file"):
+        Task("cnn-tiny+head", 3, 1, 8, str(tmp_path)).build()
+
+
+@pytest.mark.parametrize("mode", ["bias", "adapter-2", "lora-2", "ffa-2"])
+def test_bert_of_hugging_face_is_tuned_too(mode: str):
+    from transformers import BertConfig, BertForSequenceClassification
+
+    small = BertConfig(
+        vocab_size=11, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    network = BertForSequenceClassification(small).eval()
+    words = torch.arange(10).view(2, 5)
+    before = network(words).logits
+    tuning = name_and_tuning(f"bert+{mode}")[1]
+    assert tuning is not None
+    tune(network, tuning)
+    torch.testing.assert_close(network(words).logits, before, rtol=1e-5, atol=1e-6)
+    torch.autograd.backward(network(words).logits.square().sum())
+    trained = dict(network.named_parameters())
+    assert all(parameter.grad is not None for parameter in trained.values())
+    if mode == "lora-2":
+        assert size(network) == 2 * 2 * 2 * (2 * 8) + 2 * 8 + 2, "q and v of two layers; the head"
