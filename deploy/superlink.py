@@ -15,7 +15,6 @@ from deploy.adaptation import Adaptation, adapt
 from deploy.superlink_adaptations import (
     activation,
     bounds,
-    crowding,
     database,
     messages,
     objects,
@@ -33,7 +32,6 @@ ADAPTATIONS: tuple[Adaptation, ...] = (
     settings.ADAPTATION,
     signatures.ADAPTATION,
     polls.ADAPTATION,
-    crowding.ADAPTATION,  # around what the others have made of a call
 )
 WITHOUT = "AUGFLOWER_SUPERLINK_WITHOUT"
 

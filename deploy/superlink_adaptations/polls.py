@@ -9,7 +9,8 @@ ask every 3 s whatever happens: 2,000 idle ones take all of a SuperLink. What ch
   own and unused there; milliseconds): a tenth of the time since anybody was last sent something, up
   to 3 s, or in large fleets so long that all together ask 67 times a second, which is half a minute
   for 2,000; never beyond the time at which the next round is expected; and never so short that they
-  ask more than 400 times a second. ``deploy/fleet_calls.py`` reads it.
+  ask more than 400 times a second. Where no run goes on, large fleets rest that long at once.
+  ``deploy/fleet_calls.py`` reads it.
 
 A round therefore begins for each device at most a tenth later than it could, in fleets of a size
 for which 400 calls a second are enough to say so.
@@ -38,6 +39,8 @@ FINGERPRINTS = {
     "pull_messages": "63c87f5e7a6ca0549dcfaa6b5591ee8a0a70da15b602e424bc2e601f2cc7dc67",
     "store_message_ins": "a2b78afac51dc4a23d236ccf8d02958c8d0532aac179cd9ad9b1a0d939eecbea",
     "store_message_ins of SQL": "03ff7e13cf98ba01d8b70a6c55fc6b50ac9808839f2f8f45ccf61f98edb25ed6",
+    "finish_task": "04677e11800934acb6f7b827d03db78a2575228bc265ef8a931a01586a0d3f3a",
+    "finish_task of SQL": "5c23d1242db4b26e52412872e42faf16e1ef7aae3352be8adf40259f685bf9ec",
     "get_message_ins": "6547c8dcbc62e12f5b2aa5c69f4de8c7c7072c10d6c0876512cf37197d941056",
     "get_message_ins of SQL": "4299efc545e677d71946ae389dadd570a8dc835f85bdb97787f3a6a38e0aa9ac",
 }
@@ -93,6 +96,7 @@ class Pace:
         self._last = self._round = clock()  # a message, and the first one of a round
         self._every: float | None = None  # seconds from the last round to the one before
         self._key: tuple[int, str] | None = None
+        self._going_on = False
         self._seen: dict[int, float] = {}
         self._pruned = clock()
         self._lock = threading.Lock()
@@ -101,10 +105,16 @@ class Pace:
         """A message of a run was sent; ``group`` names its round, if it is of one."""
         with self._lock:
             now = self._last = self._clock()
+            self._going_on = True
             if group and self._key != (run, group):
                 same = self._key is not None and self._key[0] == run
                 self._every = now - self._round if same else None
                 self._round, self._key = now, (run, group)
+
+    def ended(self) -> None:
+        """A run has ended; if another goes on, its next message says so."""
+        with self._lock:
+            self._going_on, self._every, self._key = False, None, None
 
     def rest(self, node: int) -> float:
         """Seconds until a node should ask again."""
@@ -120,6 +130,8 @@ class Pace:
                 wait = min(wait, expected if expected > 0 else -SHARE * expected)
             shortest = max(SHORTEST, len(self._seen) / RATE)
             longest = min(LONGEST, max(PROMPT, len(self._seen) / IDLE_RATE))
+            if not self._going_on and longest > PROMPT:
+                wait = longest
             return max(shortest, min(wait, longest))
 
 
@@ -134,6 +146,8 @@ def _functions() -> dict[str, Any]:
         "pull_messages": message_handler.pull_messages,
         "store_message_ins": InMemoryLinkState.store_message_ins,
         "store_message_ins of SQL": SqlLinkState.store_message_ins,
+        "finish_task": InMemoryLinkState.finish_task,
+        "finish_task of SQL": SqlLinkState.finish_task,
         "get_message_ins": InMemoryLinkState.get_message_ins,
         "get_message_ins of SQL": SqlLinkState.get_message_ins,
     }
@@ -188,11 +202,19 @@ def _apply() -> None:
 
         return store_message_ins
 
+    def ending(finish: Callable[..., bool]) -> Callable[..., bool]:
+        def finish_task(self: Any, *args: Any, **kwargs: Any) -> bool:
+            pace.ended()
+            return finish(self, *args, **kwargs)
+
+        return finish_task
+
     servicer: Any = FleetServicer
     servicer.PullMessages = PullMessages
     for state in (InMemoryLinkState, SqlLinkState):
         kind: Any = state
         kind.store_message_ins = announce(kind.store_message_ins)
+        kind.finish_task = ending(kind.finish_task)
 
 
 ADAPTATION = Adaptation(

@@ -110,7 +110,8 @@ def test_what_was_not_delivered_is_counted_in_a_database(tmp_path: Path):
 @pytest.fixture
 def adapted(monkeypatch: pytest.MonkeyPatch) -> None:
     for place in (InMemoryLinkState, SqlLinkState):  # put back afterwards
-        monkeypatch.setattr(place, "store_message_ins", place.store_message_ins)
+        for name in ("store_message_ins", "finish_task"):
+            monkeypatch.setattr(place, name, getattr(place, name))
     monkeypatch.setattr(FleetServicer, "PullMessages", FleetServicer.PullMessages)
 
 
@@ -174,6 +175,7 @@ def test_idle_devices_ask_less_and_less(pace: Pace, clock: list[float]):
 
 
 def test_many_devices_share_the_looks_that_a_superlink_can_bear(pace: Pace, clock: list[float]):
+    pace.sent(1, "1")
     for node in range(2000):
         pace.rest(node)
     assert pace.rest(0) == 2000 / RATE
@@ -189,6 +191,29 @@ def test_many_devices_share_the_looks_that_a_superlink_can_bear(pace: Pace, cloc
     pace.rest(0)
     pace.sent(1, "1")
     assert pace.rest(0) == SHORTEST
+
+
+def test_many_devices_rest_at_once_where_no_run_goes_on(pace: Pace):
+    for node in range(2000):
+        pace.rest(node)
+    long = pytest.approx(2000 / IDLE_RATE, rel=0.01)
+    assert pace.rest(0) == long
+    pace.sent(1, "1")
+    assert pace.rest(0) == 2000 / RATE
+    pace.ended()
+    assert pace.rest(0) == long
+
+
+@pytest.mark.usefixtures("adapted")
+def test_the_end_of_a_run_lets_many_devices_rest(monkeypatch: pytest.MonkeyPatch):
+    ended: list[int] = []
+    monkeypatch.setattr(Pace, "ended", lambda self: ended.append(1))
+    for state in (InMemoryLinkState, SqlLinkState):
+        monkeypatch.setattr(state, "finish_task", lambda self, *_: True)
+    polls.ADAPTATION.apply()
+    for state in (InMemoryLinkState, SqlLinkState):
+        assert state.finish_task(SimpleNamespace(), 1, "stopped", "")  # type: ignore[arg-type]
+    assert len(ended) == 2
 
 
 def test_devices_wake_for_the_next_round(pace: Pace, clock: list[float]):

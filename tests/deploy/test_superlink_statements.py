@@ -3,17 +3,13 @@
 import hashlib
 import sqlite3
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.proto.message_pb2 import ObjectTree
-from flwr.server.superlink.fleet.grpc_rere.fleet_servicer import FleetServicer
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore import sql_mixin
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
@@ -25,7 +21,6 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 
 from deploy.superlink import ADAPTATIONS
-from deploy.superlink_adaptations import crowding
 
 TABLES = (
     "SELECT object_id, content, is_available, ref_count FROM objects",
@@ -44,7 +39,7 @@ TABLES = (
 @pytest.fixture
 def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     interval = sys.getswitchinterval()
-    for place in (sql_mixin, SqlCoreState, SqlLinkState, SqlObjectStore, FleetServicer):
+    for place in (sql_mixin, SqlCoreState, SqlLinkState, SqlObjectStore):
         for name in vars(place).copy():
             if not name.startswith("__") and name != "_abc_impl":
                 monkeypatch.setattr(place, name, vars(place)[name])
@@ -206,42 +201,3 @@ def test_the_end_of_a_run_is_known_at_once(tmp_path: Path, monkeypatch: pytest.M
     play.state.finish_task(play.task.task_id, "stopped", "")
     assert play.state.get_run_status({play.run})[play.run].status == "finished"
     assert play.state.get_task_by_token(play.token) is None
-
-
-@pytest.mark.usefixtures("restored")
-def test_few_calls_are_worked_on_at_a_time(monkeypatch: pytest.MonkeyPatch):
-    busy, most, lock = 0, 0, threading.Lock()
-
-    def slow(self: object, request: object, context: object) -> str:
-        nonlocal busy, most
-        with lock:
-            busy += 1
-            most = max(most, busy)
-        time.sleep(0.01)
-        with lock:
-            busy -= 1
-        if request == "bad":
-            raise ValueError("refused")
-        return "answer"
-
-    for name in crowding.CALLS:
-        monkeypatch.setattr(FleetServicer, name, slow)
-    crowding.ADAPTATION.apply()
-    servicer, answers = SimpleNamespace(), []
-
-    def call(number: int) -> None:
-        name = crowding.CALLS[number % len(crowding.CALLS)]
-        try:
-            answers.append(
-                getattr(FleetServicer, name)(servicer, "bad" if number % 3 else "", None)
-            )
-        except ValueError:
-            answers.append("refused")
-
-    threads = [threading.Thread(target=call, args=(number,)) for number in range(30)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    assert most == crowding.AT_ONCE
-    assert sorted(answers) == ["answer"] * 10 + ["refused"] * 20
