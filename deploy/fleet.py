@@ -24,6 +24,7 @@ from deploy.environment import flower_environment
 from deploy.node import free_port
 from deploy.processes import Process, stop_all
 from deploy.signals import terminable, undisturbed
+from deploy.superexec import LOOKS
 from deploy.superlink import WITHOUT
 
 START_TIMEOUT = 120.0
@@ -85,9 +86,7 @@ class Fleet:
         self._superexec = self._process(
             "superexec",
             self._superexec_command(),
-            environment
-            | {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
-            | dict(server_environment or {}),
+            environment | LOOKS | dict(server_environment or {}),
         )
         self._nodes = {node.name: self._node(node, threads) for node in nodes}
         self._control = Control(self._http_address, self.home / "cli", environment)

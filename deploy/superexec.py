@@ -18,6 +18,8 @@ from deploy.adaptation import Adaptation, adapt
 WITHOUT = "AUGFLOWER_SUPEREXEC_WITHOUT"
 FIRST, LONGEST = 0.5, 10.0
 """Seconds of the first pause after an error, and of any at most; each is twice the one before."""
+LOOKS = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5"}
+"""Of an executor's environment: seconds between two looks for a run, 6 ms of the SuperLink each."""
 FINGERPRINTS = {
     "run_superexec": "0cc169d016ac4b3bfe8ddebe9a2ac9a70849828b5e8aaa74e6bda68e1f357fb9",
     "AcquireTask": "f21b3440bebc1206742903b1a321d8e2a22afea8d73f083336f987cf786f53bc",

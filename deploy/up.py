@@ -32,6 +32,7 @@ from deploy.provision.server_kit import LOOPBACK, NAME, executor_command, superl
 from deploy.provision.settings import ServerSettings
 from deploy.provision.store import make_private
 from deploy.signals import terminable, undisturbed
+from deploy.superexec import LOOKS
 
 START = 120.0
 """Seconds that a SuperLink may take to start."""
@@ -192,10 +193,9 @@ def start_server(
         notice(f"server: registered {', '.join(said.registered)}")
     for name in said.refused:
         notice(f"server: the key of {name} is never taken again; augflower provision renew {name}")
-    of_runs = {
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(_POLL),
-        **(places or {"AUGFLOWER_RUNS": str(runs_at), "AUGFLOWER_NODES": str(kit / "nodes.json")}),
-    }
+    of_runs = LOOKS | dict(
+        places or {"AUGFLOWER_RUNS": str(runs_at), "AUGFLOWER_NODES": str(kit / "nodes.json")}
+    )
     health = f"{LOOPBACK}:{free_port()}"
     runs = _command(executor_command(ports, config=str(kit), health=health))
     started.append(Process("executor", runs, environment | of_runs, home / "executor.log"))

@@ -22,7 +22,7 @@ def state_folder(name: str) -> str:
     return f"{STATE}/{name}"
 
 
-def environment(name: str, threads: int | None = None, **more: str) -> dict[str, str]:
+def environment(name: str, threads: int | None = None) -> dict[str, str]:
     """Environment of every process of a node or the server; nothing secret is in it."""
     state = state_folder(name)
     # Libraries keep what they fetch or compute in ~/.cache: of all places, only the state folder
@@ -30,7 +30,7 @@ def environment(name: str, threads: int | None = None, **more: str) -> dict[str,
     base = {"PYTHONUNBUFFERED": "1", "HOME": state}
     variables = flower_environment(Path(state, "flower"), threads, base=base)
     del variables["PATH"]  # that of this machine
-    return variables | more
+    return variables
 
 
 def join_address(host: str, port: int) -> str:

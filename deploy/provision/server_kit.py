@@ -18,6 +18,7 @@ from deploy.provision.registry import Registry
 from deploy.provision.settings import ServerSettings
 from deploy.provision.store import PROGRAM, SECRET, Kit, KitFile
 from deploy.provision.templates import fill, install_script, unit
+from deploy.superexec import LOOKS
 
 NAME = "server"
 LOOPBACK = "127.0.0.1"
@@ -126,7 +127,7 @@ def server_kit(
     secret: 48 random bytes that SuperLink and executor share.
     """
     state = state_folder(NAME)
-    variables = environment(NAME, FLWR_SUPEREXEC_TASK_POLL_INTERVAL="0.2")
+    variables = environment(NAME) | LOOKS
     # Said in full: a container's working and home folders go with the container.
     places = {"AUGFLOWER_RUNS": f"{state}/runs", "AUGFLOWER_CACHE": f"{state}/cache"}
     places["AUGFLOWER_NODES"] = f"{config_folder(NAME)}/nodes.json"
