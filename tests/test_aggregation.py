@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -227,6 +227,44 @@ def gather(method: Counts, *ups: Up) -> Replies:
         check_fields(up, 1, 10**6, method.expects(client))
         replies.accept(replies.offer(client, up))
     return replies
+
+
+PART = Part((("a", (3, 2), "float32"), ("n", (2,), "int64")), {"a": (np.r_[0:2], np.r_[1:2])})
+
+
+@pytest.mark.parametrize("pattern", [Vector, Exactly, AnyOf, PART])
+@pytest.mark.parametrize("groups", [[[0, 1, 2], [3, 4]], [[4], [2, 0], [3, 1]]])
+def test_sums_of_groups_are_to_the_bit_those_of_all(pattern: Any, groups: list[list[int]]):
+    specs = (("a", (3, 2), "float32"), ("n", (2,), "int64"))
+    pattern = pattern if pattern is PART else pattern(specs[:1] if pattern is Vector else specs)
+    dice = np.random.default_rng(0)
+
+    def values(shape: tuple[int, ...], dtype: str) -> Any:
+        scale = 10.0 ** dice.integers(-9, 4) if dtype == "float32" else 100
+        return (dice.normal(size=shape) * scale).astype(dtype)
+
+    ups = [
+        Up(1, 1 + 7 * n, 0.1, Tensors.pack({name: values(s, d) for name, s, d in pattern.largest}))
+        for n in range(5)
+    ]
+    method = Counts(lambda client: {"x": pattern})
+    flat, merged = gather(method, *ups), Replies(method)  # type: ignore[arg-type]
+    for group in groups:
+        part = Replies(method)  # type: ignore[arg-type]
+        offers = [part.offer(client, ups[client]) for client in group]
+        for offer in offers:
+            part.accept(offer)
+        merged.merge(part.parts(), [replace(o, up=part.ups[o.client]) for o in offers])
+    merged.sort()
+    old = like(pattern.specs)
+    for found, wanted in (
+        [(merged.average("x"), flat.average("x"))]
+        if isinstance(pattern, Vector)
+        else [(merged.averaged("x", old), flat.averaged("x", old))]
+    ):
+        for dtype, vector in wanted.vectors.items():
+            assert vector.tobytes() == found.vectors[dtype].tobytes()
+    assert (merged.loss, merged.ups, merged.norms) == (flat.loss, flat.ups, flat.norms)
 
 
 def test_factors_of_varying_rank_are_added_entry_by_entry():

@@ -12,21 +12,25 @@ import numpy as np
 import pytest
 from flwr.app import Error, Message
 
+import server_app.methods
 from common import leaf as wire
+from common import registry
 from common.config import DataSettings
 from common.errors import SettingsError
 from common.tensors import Tensors
 from common.wire import pack, unpack
+from deploy.run_config import default_config
 from deploy.simulate import node_configs
 from server_app.runs.checkpoints import newest
 from server_app.transport.in_process import FIRST_NODE, InProcessGrid, Interference
+from server_app.transport.leaves import LeafGrid
 from tests.conftest import SMALL, own_server
 from tests.test_conformance import PLAIN, TRAINED, lines, model
 from tests.trees import LEAF, server_of, tree
 
 Run = Callable[..., Path]
 NODES = node_configs(DataSettings(sources=3, targets=4), target_nodes=2)
-ONE_BY_ONE = {"fedgen", "fedgh", "fedktl", "fedtgp"}
+ONE_BY_ONE = {n for n in TRAINED if registry.load(server_app.methods, n).Server.collects}
 FAST = {"fedavg", "augfl", "raffm"}
 CONFIG = {**PLAIN, "round.deadline": 20.0}
 
@@ -225,3 +229,15 @@ def test_the_record_says_behind_which_leaf_a_device_stands(branched: Run):
         str(FIRST_NODE): "leaf-0", str(FIRST_NODE + 1): "leaf-0",
         str(FIRST_NODE + 2): "leaf-1", str(FIRST_NODE + 3): "leaf-1",
     }  # fmt: skip
+
+
+def test_a_leaf_has_no_say_over_devices_that_the_operator_has_put_elsewhere(tmp_path: Path):
+    behind = {"one": "leaf-0", "two": "leaf-1", "three": ""}
+    config = {**default_config(), **SMALL, "method": "fedavg"}
+    grid = LeafGrid(
+        tree([NODES[:3]], config, names=[["one", "two", "three"]]),
+        ["leaf-0"], behind, config, 10, "token", 5.0, print,
+    )  # fmt: skip
+    assert list(grid.get_nodes()) == []  # it is asked
+    assert [(node.name, node.node_id) for node in grid.get_nodes()] == [("one", FIRST_NODE)]
+    assert grid.leaf(FIRST_NODE) == "leaf-0"

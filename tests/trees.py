@@ -25,9 +25,10 @@ def below(
     config: Mapping[str, Any],
     first: int,
     interfere: Interference | None = None,
+    names: Sequence[str] = (),
 ) -> tuple[ClientApp, InProcessGrid]:
     """A leaf with devices of its own, as the app that a node of the server runs."""
-    grid = InProcessGrid(device_app, nodes, config, interfere=interfere, first=first)
+    grid = InProcessGrid(device_app, nodes, config, interfere=interfere, first=first, names=names)
     leaf = Leaf(grid, config, b"s" * 32, lambda text: None)
     app = ClientApp()
 
@@ -43,6 +44,7 @@ def tree(
     overrides: Mapping[str, Any],
     direct: Sequence[Mapping[str, Any]] = (),
     interfere: Interference | None = None,
+    names: Sequence[Sequence[str]] = (),
 ) -> InProcessGrid:
     """A Grid of one leaf for each group of devices, and of devices that have none.
 
@@ -53,18 +55,19 @@ def tree(
     grids: list[InProcessGrid] = []
     first = FIRST_NODE
     for number, nodes in enumerate(groups):
-        apps[LEAF + number], grid = below(nodes, config, first, interfere)
+        own = names[number] if names else ()
+        apps[LEAF + number], grid = below(nodes, config, first, interfere, own)
         grids.append(grid)
         first += len(nodes)
 
     def dispatch(message: Message, context: Context) -> Message:
         return apps.get(context.node_id, device_app)(message, context)
 
-    names = [f"leaf-{number}" for number in range(len(groups))]
+    leaves = [f"leaf-{number}" for number in range(len(groups))]
     everything = [{} for _ in groups] + [*direct]
     above = InProcessGrid(
         dispatch,  # type: ignore[arg-type]
-        everything, config, interfere=interfere, first=LEAF, names=names,
+        everything, config, interfere=interfere, first=LEAF, names=leaves,
     )  # fmt: skip
     above.below = grids  # type: ignore[attr-defined]
     return above
