@@ -42,6 +42,7 @@ def simulate(
     settings: Mapping[str, Any] | None = None,
     callbacks: Sequence[str | Callback] | None = None,
     processes: int | None = None,
+    device: str = "cpu",
     show: Callable[[str], None] | None = print,
 ) -> Run:
     """Run a method on this machine, to its end.
@@ -70,6 +71,7 @@ def simulate(
         ``AUGFLOWER_CALLBACKS`` names.
     processes: forks of this one that share the clients, modules and images as they are in memory;
         one for each core without it. The result does not depend on their number.
+    device: that clients compute on: "cpu", "cuda", "cuda:N", or "auto" for the best there is.
     show: gets the run's lines; None keeps quiet.
 
     Raises
@@ -102,6 +104,7 @@ def simulate(
                 memory=memory,
                 status=watch.status,
                 processes=count,
+                device=device,
             )
         )
 

@@ -18,6 +18,7 @@ from client_app.relay import relay
 from client_app.serving import keep
 from client_app.settings import read_node_config
 from common import enrolment, evaluation, leaf, registry
+from common.accelerator import accelerator, computing
 from common.config import RunSettings, other_sections, read_run_config
 from common.errors import WireError
 from common.release import release
@@ -34,13 +35,17 @@ def _answer(
     message: Message, context: Context, contract: Any, handler: Handler, half: Any = None
 ) -> Message:
     settings = read_run_config(context.run_config, other_sections(context.run_config))
+    node = read_node_config(context.node_config)
     down = unpack(contract.Down, message.content)
-    device = open_device(context, settings, getattr(down, "token", ""))
-    number = device.clients[0].client  # below zero: its own images, known by the node
-    down = for_client(down, number if number >= 0 else context.node_id)
-    if folder := read_node_config(context.node_config).serving:
-        keep(folder, device, down, settings, half)
-    return Message(pack(handler(down, device)), reply_to=message)
+    size = getattr(getattr(down, "sgd", down), "batch_size", 0)
+    batch = f"{settings.model} and batches of {size or 'all'} images"
+    with computing(accelerator(node.device), batch, node.device_memory):
+        device = open_device(context, settings, getattr(down, "token", ""))
+        number = device.clients[0].client  # below zero: its own images, known by the node
+        down = for_client(down, number if number >= 0 else context.node_id)
+        if node.serving:
+            keep(node.serving, device, down, settings, half)
+        return Message(pack(handler(down, device)), reply_to=message)
 
 
 def _enrol(down: enrolment.Down, device: Device) -> enrolment.Up:

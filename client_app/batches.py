@@ -15,7 +15,7 @@ def sample(images: Tensor, labels: Tensor, size: int, generator: Generator) -> B
     """``size`` images drawn without replacement; all of them if 0 or if there are no more."""
     if not 0 < size < len(labels):
         return images, labels
-    chosen = torch.randperm(len(labels), generator=generator)[:size]
+    chosen = torch.randperm(len(labels), generator=generator, device="cpu")[:size]
     return images[chosen], labels[chosen]
 
 
@@ -28,7 +28,7 @@ def epoch(images: Tensor, labels: Tensor, size: int, generator: Generator) -> It
     if not 0 < size < len(labels):
         yield images, labels
         return
-    order = torch.randperm(len(labels), generator=generator)
+    order = torch.randperm(len(labels), generator=generator, device="cpu")
     sizes = [size] * (len(labels) // size)
     rest = len(labels) % size
     if rest == 1:

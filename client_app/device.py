@@ -216,6 +216,7 @@ def _build(settings: RunSettings, node: NodeSettings, memory: Memory) -> Device:
     model = partial(_model, task, settings.seed)
     device = Device(role, clients, classes, digest, model, memory, own_model, task=task)
     device.width, device.shown = node.width, shown
+    device.clients = [client.to(torch.get_default_device()) for client in device.clients]
     if node.teachers and role == "source":
         device.teachers = _teachers(Path(node.teachers), data.name, device, pictures)
     return device
@@ -230,7 +231,7 @@ def _own_architecture(settings: RunSettings, client: int) -> str:
 def _teachers(path: Path, dataset: str, device: Device, pictures: Pictures) -> Teachers:
     from client_app.teachers.answers import Teachers
 
-    return Teachers(path.expanduser(), dataset, device.classes, device.images[1], pictures)
+    return Teachers(path.expanduser(), dataset, device.classes, device.images[1].cpu(), pictures)
 
 
 @lru_cache(maxsize=1)
@@ -246,7 +247,7 @@ _WIDTHS = 8
 def _narrow(task: Task, width: float) -> FlatModel:
     """Cut before it takes memory; what it holds at first means nothing."""
     if (task, width) not in _NARROW:
-        network = hollow(task, width).to_empty(device="cpu")
+        network = hollow(task, width).to_empty(device=torch.get_default_device())
         _NARROW[task, width] = FlatModel(network)
         while len(_NARROW) > _WIDTHS:
             _NARROW.popitem(last=False)

@@ -69,7 +69,7 @@ class Own(FlatModel):
     def head(self) -> Tensors:
         """The head (a copy)."""
         named = self.module.head.named_parameters()
-        return Tensors.pack({name: part.detach().numpy() for name, part in named})
+        return Tensors.pack({name: part.numpy(force=True) for name, part in named})
 
     def head_since(self, start: Tensors) -> Tensors:
         """How the head has changed; nothing if it started from none."""
@@ -174,7 +174,10 @@ def class_means(outputs: Callable[[Tensor], Tensor], module: nn.Module, data: Ba
     with torch.no_grad():
         rows = torch.cat([outputs(part) for part in images.split(_AT_ONCE)])
     return Tensors.pack(
-        {str(int(label)): rows[labels == label].mean(0).numpy() for label in labels.unique()}
+        {
+            str(int(label)): rows[labels == label].mean(0).numpy(force=True)
+            for label in labels.unique()
+        }
     )
 
 

@@ -56,17 +56,17 @@ def _features(images: Tensor, task: Task, table: Table | None) -> Tensor:
         return images
     if table is None:
         return _computed(images, task)
-    keys = keys_of(images.numpy())
+    keys = keys_of(images.numpy(force=True))
     if missing := table.missing(keys):
-        table.add([keys[i] for i in missing], _computed(images[missing], task).numpy())
+        table.add([keys[i] for i in missing], _computed(images[missing], task).numpy(force=True))
         table.save()
     return torch.from_numpy(table.get(keys))
 
 
 def _computed(images: Tensor, task: Task) -> Tensor:
-    body = _body(task)
+    body, where = _body(task), torch.get_default_device()
     with torch.no_grad():
-        return torch.cat([body(part) for part in images.split(_AT_ONCE)])
+        return torch.cat([body(part.to(where)).cpu() for part in images.split(_AT_ONCE)])
 
 
 @lru_cache(maxsize=1)

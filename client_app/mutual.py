@@ -63,4 +63,4 @@ def learn_both(
         torch.manual_seed(seed)  # of dropout
         vector, loss = local_sgd(torch.cat([start, own.vector]), data, gradient, sgd, seed)
     own.load(vector[d:])
-    return vector[:d].sub_(start).numpy(), loss, own_loss / max(seen, 1)
+    return vector[:d].sub_(start).numpy(force=True), loss, own_loss / max(seen, 1)

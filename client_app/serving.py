@@ -73,7 +73,7 @@ def _module(
 
 def _pixels(device: Device, card: Card) -> Labelled:
     images, labels = device.clients[0].evaluation
-    images = images if device.shown is None else device.shown
+    images = images if device.shown is None else device.shown.to(images.device)
     mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (card.mean, card.std))
     pixels = images.mul(std).add(mean).mul(255).round().clamp(0, 255)
-    return pixels.to(torch.uint8).numpy(), labels.numpy().astype(np.int64)
+    return pixels.to(torch.uint8).numpy(force=True), labels.numpy(force=True).astype(np.int64)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from common.accelerator import CHOICES
 from common.config import DataSettings, Settings, parse
 from common.errors import SettingsError
 from common.serving import FOLDER
@@ -38,6 +39,12 @@ class NodeSettings(Settings):
     teachers: str = Field("", description="TOML file of this device's own foundation models.")
     threads: int = Field(0, ge=0, le=1024, description="Threads of PyTorch; 0 leaves its choice.")
     leaf_socket: str = Field("", description="Set by augflower leaf.")
+    device: str = Field(
+        "auto", pattern=CHOICES, description="Where networks compute: auto, cpu, cuda or cuda:N."
+    )
+    device_memory: float = Field(
+        1.0, gt=0, le=1, description="Share of the accelerator's memory that this node may take."
+    )
     partition_id: int = Field(-1, ge=-1, description="Set by Flower's simulation.")
     num_partitions: int = Field(0, ge=0, description="Set by Flower's simulation.")
 

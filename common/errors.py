@@ -4,6 +4,7 @@
     ├── SettingsError   a setting is unknown, of the wrong type or out of bounds
     ├── DataError       a data set, folder, image or label is not what it must be
     ├── ModelError      a model, checkpoint or architecture cannot be used
+    │   └── MemoryLackError     an accelerator has too little memory
     ├── FileError       a file cannot be written; an OSError as well
     ├── WireError       a message does not fit its contract
     ├── FleetError      a node, a process or a connection failed
@@ -31,6 +32,10 @@ class DataError(AugFlowerError):
 
 class ModelError(AugFlowerError):
     """A model, checkpoint or architecture cannot be used."""
+
+
+class MemoryLackError(ModelError):
+    """An accelerator has too little memory for a model and its batch."""
 
 
 class FileError(AugFlowerError, OSError):

@@ -64,6 +64,10 @@ Processes = Annotated[
     typer.Option(min=1, help="That share the clients; without it, one for each core."),
 ]
 
+DeviceName = Annotated[
+    str, typer.Option(help="That clients compute on: cpu, cuda, cuda:N, or auto for the best.")
+]
+
 
 def _version(asked: bool) -> None:
     if asked:
@@ -151,6 +155,7 @@ def simulate(
     settings: Settings = None,
     clients: Clients = None,
     processes: Processes = None,
+    device: DeviceName = "cpu",
     watch: Annotated[
         bool, typer.Option("--watch", help="Serve a live page, also after the run's end.")
     ] = False,
@@ -172,7 +177,7 @@ def simulate(
     with RunProgress(console) as show, Watch(server, show) as watching:
         folder = run_simulation(
             overrides, server, show, clients=clients, memory=memory, status=watching.status,
-            processes=processes or cores(),
+            processes=processes or cores(), device=device,
         )  # fmt: skip
         show(f"report: {folder / 'report.html'}")
         if watch and watching.url:
@@ -250,6 +255,7 @@ def resume(
     settings: Settings = None,
     clients: Clients = None,
     processes: Processes = None,
+    device: DeviceName = "cpu",
     kit: Kit = None,
     superlink: SuperLink = None,
     root_certificates: Certificates = None,
@@ -276,7 +282,7 @@ def resume(
         memory = run.absolute() / DEVICES
         run_simulation(
             config, server, show, clients=clients, memory=memory, status=watching.status,
-            processes=processes or cores(),
+            processes=processes or cores(), device=device,
         )  # fmt: skip
 
 

@@ -43,6 +43,7 @@ def simulate(
     interfere: Interference | None = None,
     status: Status | None = None,
     processes: int = 1,
+    device: str = "cpu",
 ) -> Path:
     """Run with the defaults and ``overrides``; returns the folder of the run.
 
@@ -57,6 +58,7 @@ def simulate(
     interfere: lets tests lose or change replies.
     status: is told what the run is doing.
     processes: that new nodes share, as many as there are nodes at most; the result is the same.
+    device: that new nodes compute on, as in a node's config; processes share its memory evenly.
 
     SIGTERM ends the program after the run is noted as stopped.
 
@@ -83,6 +85,8 @@ def simulate(
                 "data.name=folder: each client brings its own images; give --clients FOLDER, with "
                 "one subfolder a client, or run it on a fleet (augflower provision, node, run)"
             )
+        shared = {"device": device, "device-memory": 1 / max(1, min(processes, len(nodes)))}
+        nodes = [node | shared for node in nodes]
         with (
             _grid(nodes, config, settings.data, processes, interfere, notice) as made,
             terminable(),

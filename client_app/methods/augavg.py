@@ -21,7 +21,7 @@ def train(down: Down, device: Device) -> Up:
         right_rival = _right(torch.tensor(down.rival.vector), down, device)
     device.start(down.buffers)
     vector, loss = local_sgd(theta, device.images, device.gradient, down.sgd, down.seed)
-    change = down.model.with_vector(vector.sub_(theta).numpy())
+    change = down.model.with_vector(vector.sub_(theta).numpy(force=True))
     buffers = device.model.buffers
     return Up(down.round, device.examples, loss, change, buffers, right, right_rival)
 

@@ -39,15 +39,15 @@ def train(down: Down, device: Device) -> Up:
     increment = torch.add(previous, meta.vector, alpha=down.weight).neg_()  # (11), times rho_i
     dual = previous.add_(increment)  # (12)
     # Until the server acknowledges the new dual, the one that it replaces is still needed.
-    groups = {"sent": down.model.with_vector(dual.numpy())} | (
+    groups = {"sent": down.model.with_vector(dual.numpy(force=True))} | (
         {"acknowledged": kept} if kept else {}
     )
     device.memory.write("augfl", groups, {"sent": down.round, "acknowledged": base})
     return Up(
         round=down.round,
         base=base,
-        increment=down.model.with_vector(increment.numpy()),
-        dual=sketch(dual.numpy()).tolist(),
+        increment=down.model.with_vector(increment.numpy(force=True)),
+        dual=sketch(dual.numpy(force=True)).tolist(),
         examples=device.examples,
         loss=meta.loss,
         curvature=meta.curvature,

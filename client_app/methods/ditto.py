@@ -26,7 +26,7 @@ def train(down: Down, device: Device) -> Up:
     device.start(down.buffers)
     vector, loss = local_sgd(theta, device.images, device.gradient, down.sgd, down.seed)
     buffers = device.model.buffers
-    change = down.model.with_vector(vector.sub_(theta).numpy())
+    change = down.model.with_vector(vector.sub_(theta).numpy(force=True))
     kept = remembered(device, "ditto", before=down.round) or _fresh(down)
     sgd = down.sgd.model_copy(update={"epochs": down.own_epochs})
     own, own_loss = _held(down, device, kept, device.images, sgd, down.seed + 1)
@@ -65,4 +65,4 @@ def _held(
         return grad.add_(vector - theta, alpha=down.mu), loss
 
     own, loss = local_sgd(torch.tensor(start["own"].vector), data, gradient, sgd, seed)
-    return down.model.with_vector(own.numpy()), loss
+    return down.model.with_vector(own.numpy(force=True)), loss

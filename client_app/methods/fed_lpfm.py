@@ -79,7 +79,7 @@ def train(down: Down, device: Device) -> Up:
         )
     return Up(
         round=down.round,
-        change=down.model.with_vector(vector.sub_(theta).numpy()),
+        change=down.model.with_vector(vector.sub_(theta).numpy(force=True)),
         buffers=device.model.buffers,
         examples=len(labels),
         loss=loss,

@@ -30,7 +30,7 @@ def train(down: Down, device: Device) -> Up:
     own_share = float((1 - weights).mean()) if len(weights) else 0.0
     loss = learn(device, device.images, down.sgd, down.seed)
     now, buffers = device.model.parameters, device.model.buffers
-    known = Tensors.pack({"weights": weights.numpy()})
+    known = Tensors.pack({"weights": weights.numpy(force=True)})
     remember(device, "fedala", down.round, own=now, buffers=buffers, weights=known)
     change = now.with_vector(now.vector - down.model.vector)
     return Up(down.round, device.examples, loss, change, buffers, own_share)
@@ -57,7 +57,8 @@ def _mix(down: Down, device: Device, kept: dict[str, Tensors]) -> Tensor:
     weights = torch.ones_like(theta) if first else torch.tensor(known)
     generator = torch.Generator().manual_seed(down.seed)
     count = device.examples
-    chosen = torch.randperm(count, generator=generator)[: max(1, round(down.share * count))]
+    chosen = torch.randperm(count, generator=generator, device="cpu")
+    chosen = chosen[: max(1, round(down.share * count))]
     images, labels = (values[chosen] for values in device.images)
     losses, mixed = list[float](), model.vector.clone()
     with part.alone():

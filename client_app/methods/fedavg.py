@@ -12,5 +12,5 @@ def train(down: Down, device: Device) -> Up:
     theta = torch.tensor(down.model.vector)
     device.start(down.buffers)
     vector, loss = local_sgd(theta, device.images, device.gradient, down.sgd, down.seed)
-    change = down.model.with_vector(vector.sub_(theta).numpy())
+    change = down.model.with_vector(vector.sub_(theta).numpy(force=True))
     return Up(down.round, device.examples, loss, change, device.model.buffers)

@@ -34,8 +34,8 @@ def train(down: Down, device: Device) -> Up:
     after, features = FlatModel(model.network), None
     if not len(down.consensus):
         counts, rows = torch.tensor([n for n, _ in means]), torch.stack([mean for _, mean in means])
-        features = Tensors.pack({"features": (counts / counts.sum() @ rows).numpy()})
-    change = down.model.with_vector(after.vector.numpy() - down.model.vector)
+        features = Tensors.pack({"features": (counts / counts.sum() @ rows).numpy(force=True)})
+    change = down.model.with_vector(after.vector.numpy(force=True) - down.model.vector)
     return Up(down.round, device.examples, loss, change, after.buffers, features)
 
 

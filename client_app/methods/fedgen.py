@@ -28,7 +28,7 @@ def train(down: Down, device: Device) -> Up:
     loss = learn(own, device.images, _objective(down, own), down.sgd, down.seed)
     keep(device, "fedgen", own, down.round)
     counts = torch.bincount(device.images[1], minlength=len(device.classes))
-    told = Tensors.pack({"images": counts.numpy()})
+    told = Tensors.pack({"images": counts.numpy(force=True)})
     return Up(down.round, device.examples, loss, own.head_since(down.head), told)
 
 

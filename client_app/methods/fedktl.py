@@ -11,7 +11,6 @@ take beyond pi gets the linear continuation of ArcFace instead.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -61,7 +60,7 @@ def train(down: Down, device: Device) -> Up:
     loss = learn(own, device.images, objective, down.sgd, down.seed, down.clip)
     keep(device, "fedktl", own, down.round)
     means = class_means(module.unit, module, device.images)
-    units = F.normalize(by_class(means, len(device.classes))[0]).numpy()
+    units = F.normalize(by_class(means, len(device.classes))[0]).numpy(force=True)
     prototypes = Tensors.pack({name: units[int(name)] for name, _, _ in means.specs})
     return Up(down.round, device.examples, loss, prototypes)
 
@@ -100,4 +99,4 @@ def _objective(down: Down, module: Aligned) -> Objective:
 
 
 def _tensor(tensors: Tensors, name: str) -> Tensor:
-    return torch.from_numpy(np.array(tensors.unpack()[name]))
+    return torch.tensor(tensors.unpack()[name])

@@ -19,5 +19,5 @@ def train(down: Down, device: Device) -> Up:
         return grad.add_(vector - theta, alpha=down.mu), loss
 
     vector, loss = local_sgd(theta, device.images, gradient, down.sgd, down.seed)
-    change = down.model.with_vector(vector.sub_(theta).numpy())
+    change = down.model.with_vector(vector.sub_(theta).numpy(force=True))
     return Up(down.round, device.examples, loss, change, device.model.buffers)

@@ -37,7 +37,7 @@ def train(down: Down, device: Device) -> Up:
     open_network(device, "gpfl", down, before=down.round, network=whole)
     model, shares = _guided(whole), _shares(device.images[1], len(device.classes))
     model.hold(shares)
-    held = Tensors.pack({"shares": shares.numpy()})
+    held = Tensors.pack({"shares": shares.numpy(force=True)})
     device.memory.write(_SHARES, {"shares": held}, {}, down.round)
     loss = learn(device, device.images, down.sgd, down.seed, network=whole, loss=_loss(down, model))
     return Up(down.round, device.examples, loss, *keep_part(device, "gpfl", down, whole))

@@ -51,7 +51,7 @@ def train(down: Down, device: Device) -> Up:
 
     rows = torch.arange(len(labels))
     vector, loss = local_sgd(theta, (images, rows), gradient, down.sgd, down.seed)
-    own, buffers = down.model.with_vector(vector.numpy()), device.model.buffers
+    own, buffers = down.model.with_vector(vector.numpy(force=True)), device.model.buffers
     remember(device, "moon", down.round, own=own, buffers=buffers)
     contrast = sum(n * value for n, value in contrasts) / sum(n for n, _ in contrasts)
     change = own.with_vector(own.vector - down.model.vector)

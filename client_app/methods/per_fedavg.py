@@ -31,5 +31,5 @@ def train(down: Down, device: Device) -> Up:
         )  # fmt: skip
         vector.sub_(meta.vector, alpha=down.beta)
         loss += meta.loss / down.steps
-    change = down.model.with_vector(vector.sub_(theta).numpy())
+    change = down.model.with_vector(vector.sub_(theta).numpy(force=True))
     return Up(down.round, device.examples, loss, change)

@@ -28,9 +28,9 @@ def train(down: Down, device: Device) -> Up:
     theta, loss = _learn(
         down, device.gradient, torch.tensor(start.vector), w, device.images, down.seed
     )
-    own, buffers = down.model.with_vector(theta.numpy()), device.model.buffers
+    own, buffers = down.model.with_vector(theta.numpy(force=True)), device.model.buffers
     remember(device, "pfedme", down.round, own=own, buffers=buffers)
-    change = down.model.with_vector(w.numpy() - down.model.vector)
+    change = down.model.with_vector(w.numpy(force=True) - down.model.vector)
     return Up(down.round, device.examples, loss, change, buffers)
 
 
@@ -45,7 +45,10 @@ def personal(down: Down, device: Device, data: ClientData, steps: int) -> nn.Mod
         for step in range(steps):
             w = torch.tensor(down.model.vector)
             theta, _ = _learn(down, device.gradient, theta, w, support, data.client + 1 + step)
-        kept = {"own": down.model.with_vector(theta.numpy()), "buffers": device.model.buffers}
+        kept = {
+            "own": down.model.with_vector(theta.numpy(force=True)),
+            "buffers": device.model.buffers,
+        }
     device.model.load_tensors(kept["own"])
     device.model.load_buffers(kept["buffers"])
     return device.model.module

@@ -45,7 +45,7 @@ def train(down: Down, device: Device) -> Up:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(down.seed)  # of dropout
         vector, loss = local_sgd(theta, device.images, gradient, down.sgd, down.seed)
-    change = down.model.with_vector(vector.sub_(theta).numpy())
+    change = down.model.with_vector(vector.sub_(theta).numpy(force=True))
     return Up(down.round, device.examples, loss, change, model.buffers)
 
 

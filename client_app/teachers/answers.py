@@ -9,7 +9,7 @@ import gc
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from client_app.teachers.prompts import texts
 from client_app.teachers.settings import TeacherSettings, read_teachers
 from client_app.teachers.source import describe, doubt
 from client_app.teachers.weights import check_file, find_weights, fingerprint, resolve
+from common.accelerator import CPU
 from common.errors import ModelError
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,18 @@ class Teachers:
             check_file(source, find_weights(source))
 
     def answers(self, embeddings: bool = False) -> Answers:
+        """``ask``, computed on the CPU, with the answers where the caller computes."""
+        where = torch.get_default_device()
+        with CPU:
+            found = self.ask(embeddings)
+        return replace(
+            found,
+            logits=found.logits.to(where),
+            embeddings=tuple(part.to(where) for part in found.embeddings),
+            weights=found.weights.to(where),
+        )
+
+    def ask(self, embeddings: bool = False) -> Answers:
         """Answers to all training images, from the cache as far as they are there.
 
         Teachers are loaded one after the other, and none is in memory any more at the end. One

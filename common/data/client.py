@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,14 @@ class ClientData:
     client: int
     test_images: Tensor = field(default_factory=lambda: torch.zeros(0))
     test_labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    def to(self, where: torch.device) -> ClientData:
+        """The same on another device."""
+        if where.type == "cpu":
+            return self
+        found = {part.name: getattr(self, part.name) for part in fields(self)}
+        moved: dict[str, Any] = {n: v.to(where) for n, v in found.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
     @property
     def evaluation(self) -> tuple[Tensor, Tensor]:

@@ -35,11 +35,11 @@ def crop(
     n, _, height, width = images.shape
     margin = max(1, min(height, width) // 8)
     padded = F.pad(images, [margin] * 4, mode=border)
-    tops, lefts = torch.randint(2 * margin + 1, (2, n, 1, 1), generator=generator)
-    rows = tops + torch.arange(height).view(1, -1, 1)
-    columns = lefts + torch.arange(width).view(1, 1, -1)
+    tops, lefts = torch.randint(2 * margin + 1, (2, n, 1, 1), generator=generator, device="cpu")
+    rows = tops + torch.arange(height, device="cpu").view(1, -1, 1)
+    columns = lefts + torch.arange(width, device="cpu").view(1, 1, -1)
     if kind == "crop-flip":
-        mirrored = torch.rand(n, 1, 1, generator=generator) < 0.5
+        mirrored = torch.rand(n, 1, 1, generator=generator, device="cpu") < 0.5
         columns = torch.where(mirrored, columns.flip(2), columns)
-    every = torch.arange(n).view(-1, 1, 1)
+    every = torch.arange(n, device="cpu").view(-1, 1, 1)
     return padded[every, :, rows, columns].permute(0, 3, 1, 2)

@@ -78,7 +78,9 @@ class LabelledImages:
         """The chosen images, float32 (n, c, h, w), as (x / 255 - mean) / std, and int64 labels."""
         indices = np.asarray(indices, np.int64)
         images = torch.from_numpy(self.pixels(indices)).float().div_(255)
-        mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(value, device="cpu").view(1, -1, 1, 1) for value in (self.mean, self.std)
+        )
         return images.sub_(mean).div_(std), torch.from_numpy(self.labels[indices])
 
 
@@ -93,7 +95,7 @@ def fit(pixels: Pixels, size: int, channels: int) -> Pixels:
         return np.zeros((0, channels, size, size), np.uint8)
     images = torch.from_numpy(pixels).float()
     if images.shape[1] == 3 and channels == 1:
-        images = (images * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        images = (images * torch.tensor(LUMA, device="cpu").view(1, 3, 1, 1)).sum(1, keepdim=True)
     if images.shape[2:] != (size, size):
         images = functional.interpolate(
             images, size=(size, size), mode="bilinear", antialias=True, align_corners=False

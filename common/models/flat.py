@@ -16,7 +16,7 @@ from common.tensors import Tensors
 
 
 class FlatModel:
-    """A module over flat float32 storage.
+    """A module over flat float32 storage, on PyTorch's default device.
 
     Attributes
     ----------
@@ -26,6 +26,8 @@ class FlatModel:
     """
 
     def __init__(self, module: nn.Module) -> None:
+        if (where := torch.get_default_device()).type != "cpu":
+            module.to(where)
         self.module = module
         named = list(module.named_parameters())
         self.vector = torch.cat([p.detach().reshape(-1).float() for _, p in named])
@@ -59,7 +61,7 @@ class FlatModel:
     @property
     def parameters(self) -> Tensors:
         """The parameters as named tensors (a copy)."""
-        vector = self.vector.numpy().copy()
+        vector = self.vector.numpy(force=True).copy()
         return Tensors(self.specs, {"float32": vector} if vector.size else {})
 
     @property
@@ -67,7 +69,7 @@ class FlatModel:
         """Persistent buffers, such as BatchNorm's running statistics, as named tensors (a copy)."""
         kept = self.module.state_dict().keys()
         named = self.module.named_buffers()
-        return Tensors.pack({n: np.array(b.numpy()) for n, b in named if n in kept})
+        return Tensors.pack({n: np.array(b.numpy(force=True)) for n, b in named if n in kept})
 
     def load_buffers(self, buffers: Tensors) -> None:
         """Copy named tensors into the module's buffers."""

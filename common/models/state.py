@@ -11,7 +11,9 @@ from common.tensors import Tensors
 
 def state_of(module: nn.Module) -> Tensors:
     """All parameters and buffers (a copy)."""
-    return Tensors.pack({name: part.numpy().copy() for name, part in module.state_dict().items()})
+    return Tensors.pack(
+        {name: part.numpy(force=True).copy() for name, part in module.state_dict().items()}
+    )
 
 
 def load_state(module: nn.Module, state: Tensors) -> None:

@@ -86,7 +86,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in tensors.items():
         array = tensor.detach().contiguous()
         found.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
-        found.update(array.reshape(-1).view(torch.uint8).numpy().data)
+        found.update(array.reshape(-1).view(torch.uint8).numpy(force=True).data)
     return found.hexdigest()
 
 

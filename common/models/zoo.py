@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from common import extensions
+from common.accelerator import CPU
 from common.errors import ModelError, unknown_model
 from common.models import clip
 from common.models.cnn import cnn, cnn_5x5
@@ -103,7 +104,8 @@ def build(name: str, *, classes: int, channels: int, image_size: int, seed: int 
         ``image_size``; ``timm:NAME/4`` has patches of 4 pixels. With ``@0.5`` behind any of them,
         it is cut to half its width (``common/models/widths.py``).
     image_size: height and width of the square input, pixels.
-    seed: of the initialisation; the caller's random state is left as it was.
+    seed: of the initialisation, which is the same on all devices of PyTorch; the caller's random
+        state is left as it was.
 
     Raises
     ------
@@ -115,9 +117,11 @@ def build(name: str, *, classes: int, channels: int, image_size: int, seed: int 
             f"classes, not image_size={image_size}, channels={channels}, classes={classes}"
         )
     whole, width = name_and_width(name)
-    model = seeded(lambda: cut(_create(whole, classes, channels, image_size), width), seed)
-    _try(model, name, classes, channels, image_size)
-    return model
+    where = torch.get_default_device()
+    with where if where.type == "meta" else CPU:
+        model = seeded(lambda: cut(_create(whole, classes, channels, image_size), width), seed)
+        _try(model, name, classes, channels, image_size)
+    return model if where.type in ("cpu", "meta") else model.to(where)
 
 
 def known() -> list[str]:
