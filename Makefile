@@ -29,6 +29,7 @@ $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel
+	$(if $(TORCH_PIP_OPTIONS),$(BIN)/python -m pip install --quiet $(TORCH_PIP_OPTIONS) --constraint constraints.txt torch torchvision)
 	$(BIN)/python -m pip install --quiet $(if $(HASHES),--require-hashes --requirement $(HASHES),--constraint constraints.txt --editable '.[dev]')
 	@rm -f $(VENV)/.made-from-* && touch $@
 
