@@ -2,8 +2,8 @@
 
     python -m benchmarks.simulation --clients 10,100,1000 --processes 1,2
 
-FedAvg with ``cnn-small`` on Fashion-MNIST, each client with 40 images to train on and ten of two
-classes to adapt on: one epoch of batches of ten, two rounds after the first evaluation. Each run is
+FedAvg with ``cnn-small`` on Fashion-MNIST, each client with 30 images of each of two classes:
+one epoch of batches of ten, two rounds after the first evaluation. Each run is
 a program of its own. Seconds are those of the quicker round, evaluation not included; memory is the
 most that all its processes had at once, shared pages counted once (PSS). ``model`` is the
 beginning of the SHA-256 of the model's file: runs of the same clients must have the same.
@@ -26,7 +26,7 @@ from benchmarks.machine import footer
 SETTINGS = {
     "method": "fedavg", "model": "cnn-small", "rounds": 2, "evaluation.every": 0,
     "fedavg.sgd.epochs": 1, "data.name": "fashion-mnist", "data.image-size": 28,
-    "data.samples-min": 50, "data.samples-max": 50, "data.targets": 10, "data.server-images": 100,
+    "data.samples-min": 30, "data.samples-max": 30, "data.targets": 10, "data.server-images": 100,
     "data.pretrain-images": 0, "run-name": "run",
 }  # fmt: skip
 
