@@ -45,6 +45,12 @@ def test_no_limit_but_the_cap_for_two():
     assert bound.limit(DEVIATIONS) < CAP
 
 
+def test_zeros_have_no_say_wherever_they_come_from():
+    ones = OutlierBound([[1.0] * 20]).limit(DEVIATIONS)
+    assert OutlierBound([[0.0, *[1.0] * 20, 0.0]]).limit(DEVIATIONS) == ones
+    assert OutlierBound([[1.0] * 20, [0.0] * 30]).limit(DEVIATIONS) == ones
+
+
 def test_a_few_that_lie_close_together_bound_with_more_room():
     cases = ((WARM_UP - 1, FEW, UNSURE), (WARM_UP, FEW - 1, UNSURE), (WARM_UP, FEW, SMALLEST))
     for count, now, sigma in cases:

@@ -48,7 +48,9 @@ class OutlierBound:
     """The bounds of one kind of number."""
 
     def __init__(self, rounds: Iterable[Sequence[float]] = ()) -> None:
-        self._rounds: deque[list[float]] = deque(map(list, rounds), maxlen=ROUNDS)
+        self._rounds: deque[list[float]] = deque(maxlen=ROUNDS)
+        for numbers in rounds:
+            self.extend(numbers)
 
     def extend(self, numbers: Iterable[float]) -> None:
         """Let the numbers of a round bound those that follow; zeros have no say."""
