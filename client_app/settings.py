@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from common.accelerator import CHOICES
 from common.config import DataSettings, Settings, parse
 from common.errors import SettingsError
 from common.serving import FOLDER
@@ -40,7 +39,9 @@ class NodeSettings(Settings):
     threads: int = Field(0, ge=0, le=1024, description="Threads of PyTorch; 0 leaves its choice.")
     leaf_socket: str = Field("", description="Set by augflower leaf.")
     device: str = Field(
-        "auto", pattern=CHOICES, description="Where networks compute: auto, cpu, cuda or cuda:N."
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="Where networks compute: auto, cpu, cuda or cuda:N.",
     )
     device_memory: float = Field(
         1.0, gt=0, le=1, description="Share of the accelerator's memory that this node may take."

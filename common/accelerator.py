@@ -14,14 +14,11 @@ import torch
 
 from common.errors import MemoryLackError, SettingsError
 
-CHOICES = r"^(auto|cpu|cuda(:\d+)?)$"
-"""``auto`` is CUDA where there is one, else the CPU."""
-
 CPU = torch.device("cpu")
 
 
 def accelerator(name: str) -> torch.device:
-    """The device that a setting names.
+    """The device that a setting names; ``auto`` is CUDA where there is one, else the CPU.
 
     Raises
     ------

@@ -21,7 +21,6 @@ import typer
 
 from common import leaf as wire
 from common.errors import AugFlowerError, FleetError
-from deploy.bundle import app_folder
 from deploy.connection import connected
 from deploy.control import Control
 from deploy.doctor.target import Device, read_kit
@@ -62,6 +61,8 @@ def run_leaf(kit: Path, state: Path, notice: Notice) -> None:
     ------
     FleetError: the kit is none of a leaf, a port is taken, or a process ended by itself.
     """
+    from deploy.bundle import app_folder
+
     kit, home = kit.absolute(), state.absolute()
     device = read_kit(kit)
     if not isinstance(device, Device) or device.leaf is None:
