@@ -83,7 +83,7 @@ def test_an_image_has_all_that_its_commands_need(
         for source in sources:
             place = tmp_path / target / (Path(source).name if target.endswith("/") else "")
             if (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, place)
+                shutil.copytree(ROOT / source, place, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / source, place)
