@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
+from flwr.supercore.run import Run
 
 from server_app.transport.told import Told
 
@@ -49,6 +50,26 @@ class PullingGrid(Grid, ABC):
     ) -> Iterable[Message]:
         """Push, and pull once."""
         return self.pull_messages(self.push_messages(messages))
+
+
+class WrappingGrid(PullingGrid, ABC):
+    """A Grid before another one, of whose run it is."""
+
+    def __init__(self, inner: Grid) -> None:
+        self._inner = inner
+
+    def set_run(self, run: Run) -> None:
+        """Set the run."""
+        self._inner.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._inner.run
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Ids of the nodes that are online."""
+        return [node.node_id for node in self.get_nodes()]
 
 
 def arrived(grid: Grid, message_ids: Sequence[str]) -> list[str]:

@@ -33,12 +33,11 @@ from flwr.supercore.inflatable.inflatable_utils import (
     inflate_object_from_contents,
     pull_objects,
 )
-from flwr.supercore.run import Run
 from flwr.superlink.grid import HttpGrid
 
 from common.errors import FleetError
 from common.trouble import is_trouble
-from server_app.transport.grid import PullingGrid
+from server_app.transport.grid import WrappingGrid
 
 if TYPE_CHECKING:
     from flwr.proto.message_pb2 import ObjectTree
@@ -79,7 +78,7 @@ class _Begun:
         self.lost = ""
 
 
-class TolerantGrid(PullingGrid):
+class TolerantGrid(WrappingGrid):
     """A Grid whose calls neither wait for a device nor end a run for one error of the SuperLink.
 
     ``pull_messages`` returns the replies that have come as a whole. ``get_nodes`` says what was
@@ -87,25 +86,12 @@ class TolerantGrid(PullingGrid):
     """
 
     def __init__(self, inner: Grid, clock: Callable[[], float] = time.monotonic) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._clock = clock
         self._http = inner if isinstance(inner, HttpGrid) and not differences() else None
         self._begun: dict[str, _Begun] = {}
         self._known: list[NodeInfo] = []
         self._troubled: float | None = None
-
-    def set_run(self, run: Run) -> None:
-        """Set the run."""
-        self._inner.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """The run."""
-        return self._inner.run
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Ids of the nodes that are online."""
-        return [node.node_id for node in self.get_nodes()]
 
     def get_nodes(self) -> Iterable[NodeInfo]:
         """The nodes that are online, as the SuperLink last told.

@@ -21,7 +21,6 @@ from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
-from flwr.supercore.run import Run
 from numpy.typing import NDArray
 
 from common import leaf as wire
@@ -29,7 +28,7 @@ from common.errors import WireError
 from common.tensors import Tensors
 from common.trouble import is_trouble
 from common.wire import from_bytes, pack, to_bytes, unpack
-from server_app.transport.grid import PullingGrid, arrived, forget, has_begun
+from server_app.transport.grid import WrappingGrid, arrived, forget, has_begun
 from server_app.transport.polling import UNREADABLE, Unreadable, pull
 from server_app.transport.told import Counted, Missing, Partial, Refused, Told
 
@@ -76,7 +75,7 @@ class _Leaf:
     complaint: str = ""
 
 
-class LeafGrid(PullingGrid):
+class LeafGrid(WrappingGrid):
     """See above.
 
     Attributes
@@ -106,7 +105,7 @@ class LeafGrid(PullingGrid):
         token: of the run.
         deadline: of a round, seconds.
         """
-        self._inner = inner
+        super().__init__(inner)
         self._names = frozenset(names)
         self._behind = dict(behind)
         self._config = json.dumps(dict(config))
@@ -123,19 +122,6 @@ class LeafGrid(PullingGrid):
         self._late: dict[str, Message] = {}
         self._numbers = itertools.count(1)
         self.brief: Brief = lambda nodes: {}
-
-    def set_run(self, run: Run) -> None:
-        """Set the run."""
-        self._inner.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """The run."""
-        return self._inner.run
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Ids of the nodes that are online."""
-        return [node.node_id for node in self.get_nodes()]
 
     def get_nodes(self) -> Iterable[NodeInfo]:
         """The nodes that are online, without leaves, with those behind them."""

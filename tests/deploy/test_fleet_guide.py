@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -64,17 +65,18 @@ class Terminal:
             time.sleep(0.2)
         return process
 
+    def close(self) -> None:
+        """End what stays."""
+        for process, _ in reversed(self.staying):
+            process.send_signal(signal.SIGTERM)
+        for process, _ in self.staying:
+            process.wait(60)
+
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    terminal = Terminal(tmp_path)
-    try:
+    with closing(Terminal(tmp_path)) as terminal:
         yield terminal
-    finally:
-        for process, _ in reversed(terminal.staying):
-            process.send_signal(signal.SIGTERM)
-        for process, _ in terminal.staying:
-            process.wait(60)
 
 
 def take_free_ports(settings: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -42,14 +42,8 @@ def settings() -> dict[str, object]:
 @pytest.fixture
 def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    terminal = Terminal(tmp_path)
-    try:
+    with closing(Terminal(tmp_path)) as terminal:
         yield terminal
-    finally:
-        for process, _ in reversed(terminal.staying):
-            process.send_signal(signal.SIGTERM)
-        for process, _ in terminal.staying:
-            process.wait(60)
 
 
 def model(folder: Path) -> np.ndarray:
