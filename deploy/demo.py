@@ -66,7 +66,8 @@ def demo(rounds: int, folder: Path, console: Console) -> Path:
             f": {DATA.sources} devices train, {DATA.targets} other clients on {TARGET_NODES} "
             f"devices never do; {rounds} rounds in four ways. The server has images of "
             f"{POINT['data.server-classes']} of ten digits, the fleet of all.",
-        )
+        ),
+        soft_wrap=True,
     )
     console.print()
     console.print(_titled("1. The server trains its private model", " on images of its own"))
@@ -88,7 +89,7 @@ def demo(rounds: int, folder: Path, console: Console) -> Path:
     }
     with Fleet(
         folder / "fleet", nodes, server_environment=server,
-        notice=lambda text: console.print(f"   {text}", style="dim"),
+        notice=lambda text: console.print(f"   {text}", style="dim", soft_wrap=True),
     ) as fleet:  # fmt: skip
         console.print(f"   watch the runs at http://{watch}/", style="dim")
         for number, (name, (title, changes)) in enumerate(RUNS.items(), 3):
@@ -102,7 +103,7 @@ def demo(rounds: int, folder: Path, console: Console) -> Path:
     console.print()
     console.print(_titled(f"{len(RUNS) + 3}. On clients that never took part"))
     console.print(_table(paths))
-    console.print(f"The page: {os.path.relpath(page)}")
+    console.print(f"The page: {os.path.relpath(page)}", soft_wrap=True)
     console.print(f"Everything is in {os.path.relpath(folder)}; {time.monotonic() - begun:.0f} s")
     return page
 
@@ -117,7 +118,7 @@ def _run(fleet: Fleet, folder: Path, name: str, config: dict[str, Any], console:
 
     def show(_: object) -> None:
         for text in next(record):
-            console.print(f"   {text}")
+            console.print(f"   {text}", soft_wrap=True)
 
     status = fleet.wait(run_id, timeout=1800, on_poll=show)
     show(None)

@@ -90,7 +90,7 @@ def pretrain(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         accuracy = _train(model, training, validation, settings, seed, folder, console)
-    console.print(f"Validation accuracy {accuracy:.2%}; the model is in {folder}")
+    console.print(f"Validation accuracy {accuracy:.2%}; the model is in {folder}", soft_wrap=True)
     return PretrainedModel.load(folder)
 
 

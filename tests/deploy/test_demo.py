@@ -41,6 +41,9 @@ def test_all_runs_end_and_are_compared(tmp_path: Path):
     process = start(tmp_path, 2)
     output, _ = process.communicate(timeout=280)
     assert process.returncode == 0, output
+    told = [line for line in output.splitlines() if line.startswith("   round") and "after" in line]
+    assert len(told) >= 8, "each of four runs is evaluated twice"
+    assert all(line.endswith(" s") for line in told), "lines do not wrap"
     (folder,) = tmp_path.iterdir()
     for name, private in (("fedavg", False), ("augavg", True)):
         meta = json.loads((folder / name / "run.json").read_text())
